@@ -65,17 +65,33 @@ def storage_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = free_mib(where)
-            raise StorageError(
-                f"{where}: no space left on the disk ({free} MiB free)",
-                hint="free some space, or set KMOD_HARNESS_CACHE to a folder on another disk",
-            ) from error
+            raise no_space(where) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StorageError(
                 f"{where}: cannot be written: {os.strerror(error.errno)}",
                 hint="set KMOD_HARNESS_CACHE to a folder that can be written",
             ) from error
         raise
+
+
+def no_space(where: Path, *, needed_mib: int | None = None) -> StorageError:
+    """Return the exception that says how much room there is, and how much is needed."""
+    needed = "" if needed_mib is None else f", {needed_mib} MiB needed"
+    return StorageError(
+        f"{where}: no space left on the disk ({free_mib(where)} MiB free{needed})",
+        hint="free some space, or set KMOD_HARNESS_CACHE to a folder on another disk",
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees all of it or the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def free_mib(path: Path) -> int:
