@@ -46,8 +46,8 @@ class Qemu:
         """
         deadline = Deadline.after(CONTROL_LIMIT_S)
         with state.open("wb") as file:
-            self.qmp.command("getfd", deadline, fds=[file.fileno()], fdname="state")
-            self.qmp.command("migrate", deadline, uri="fd:state")
+            self.qmp.command("getfd", deadline, {"fdname": "state"}, fds=[file.fileno()])
+            self.qmp.command("migrate", deadline, {"uri": "fd:state"})
             self._finish_migration(deadline)
         if state.stat().st_size == 0:
             raise self._failure("saving left an empty file")
@@ -56,8 +56,8 @@ class Qemu:
         """Load a device state into a machine that was started to receive one, and run it."""
         deadline = Deadline.after(CONTROL_LIMIT_S)
         with state.open("rb") as file:
-            self.qmp.command("getfd", deadline, fds=[file.fileno()], fdname="state")
-            self.qmp.command("migrate-incoming", deadline, uri="fd:state")
+            self.qmp.command("getfd", deadline, {"fdname": "state"}, fds=[file.fileno()])
+            self.qmp.command("migrate-incoming", deadline, {"uri": "fd:state"})
             self._finish_migration(deadline)
         self.qmp.command("cont", deadline)
 
@@ -79,9 +79,7 @@ class Qemu:
             QemuError: the machine was started without one.
         """
         deadline = Deadline.after(CONTROL_LIMIT_S)
-        text = self.qmp.command(
-            "human-monitor-command", deadline, **{"command-line": "info usernet"}
-        )
+        text = self.qmp.command("human-monitor-command", deadline, {"command-line": "info usernet"})
         match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", text)
         if match is None:
             raise QemuError(f"QEMU forwards no port to the guest: {text!r}")
@@ -105,12 +103,11 @@ class Qemu:
 
 
 @contextlib.contextmanager
-def start_qemu(machine: Machine, *, report: str, report_fd: int | None = None) -> Iterator[Qemu]:
+def start_qemu(machine: Machine, *, report: str) -> Iterator[Qemu]:
     """Run QEMU for the length of a ``with`` block; it is gone afterwards.
 
     Args:
         report: chardev backend for the executor's report.
-        report_fd: a descriptor that ``report`` names, for QEMU to inherit.
 
     Raises:
         QemuError: it did not start; carries what it printed.
@@ -121,11 +118,10 @@ def start_qemu(machine: Machine, *, report: str, report_fd: int | None = None) -
     with contextlib.ExitStack() as stack:
         stack.enter_context(ours)
         with theirs, errors.open("wb") as stderr:
-            inherited = [theirs.fileno(), *([] if report_fd is None else [report_fd])]
             process = stack.enter_context(
                 proc.Process(
                     machine.argv(qmp_fd=theirs.fileno(), report=report),
-                    pass_fds=inherited,
+                    pass_fds=[theirs.fileno()],
                     stdout=subprocess.DEVNULL,
                     stderr=stderr.fileno(),
                 )
@@ -156,9 +152,9 @@ def _configure_migration(qmp: Qmp, deadline: Deadline) -> None:
         {"capability": "x-ignore-shared", "state": True},
         {"capability": "events", "state": True},
     ]
-    qmp.command("migrate-set-capabilities", deadline, capabilities=capabilities)
+    qmp.command("migrate-set-capabilities", deadline, {"capabilities": capabilities})
     # No gratuitous ARP after a restore (see machine._network).
-    qmp.command("migrate-set-parameters", deadline, **{"announce-rounds": 0})
+    qmp.command("migrate-set-parameters", deadline, {"announce-rounds": 0})
 
 
 def find_qemu() -> Path:

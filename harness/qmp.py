@@ -11,7 +11,7 @@ import array
 import json
 import selectors
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.deadline import Deadline
@@ -41,11 +41,17 @@ class Qmp:
         self.command("qmp_capabilities", deadline)
 
     def command(
-        self, name: str, deadline: Deadline, *, fds: Sequence[int] = (), **arguments: Any
+        self,
+        name: str,
+        deadline: Deadline,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        fds: Sequence[int] = (),
     ) -> Any:
         """Execute a command and return what it returns.
 
         Args:
+            arguments: the command's arguments.
             fds: descriptors that travel with the command, for ``getfd``.
 
         Raises:
@@ -54,7 +60,7 @@ class Qmp:
         """
         message: Json = {"execute": name}
         if arguments:
-            message["arguments"] = arguments
+            message["arguments"] = dict(arguments)
         data = json.dumps(message).encode() + b"\n"
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
@@ -72,8 +78,8 @@ class Qmp:
             else:
                 return answer.get("return")
 
-    def wait_event(self, name: str, deadline: Deadline, **fields: Any) -> Json:
-        """Return the next event of a name whose data has all the given fields.
+    def wait_event(self, name: str, deadline: Deadline) -> Json:
+        """Return the next event of a name.
 
         Events that came before and were not waited for count too; others are dropped.
 
@@ -86,8 +92,7 @@ class Qmp:
                 event = self._events.pop(0)
             else:
                 event = self._receive(deadline, f"QEMU did not report {name}")
-            data = event.get("data", {})
-            if event.get("event") == name and fields.items() <= data.items():
+            if event.get("event") == name:
                 return event
 
     def _receive(self, deadline: Deadline, what: str) -> Json:
