@@ -18,11 +18,11 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import cpio, proc, store
+from harness import proc, store
 from harness.deadline import Deadline
 from harness.errors import DeadlineExceeded, GuestError, QemuError
 from harness.image import Image
@@ -66,6 +66,11 @@ class Base:
             **options,
         )
 
+    def qemu_version(self) -> str:
+        """Return the first line of what QEMU says of itself."""
+        shown = proc.run([str(self.qemu), "--version"], deadline=Deadline.after(60)).stdout
+        return shown.decode().splitlines()[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -107,7 +112,7 @@ def boot_template(
         {
             "kernel": base.kernel.key,
             "image": base.image.key,
-            "qemu": _qemu_digest(base.qemu),
+            "qemu": f"{base.qemu_version()} {base.qemu.stat().st_size}",
             "lane": base.lane.value,
             "accelerator": base.accelerator.value,
             "machine": " ".join(_anonymous(base).argv(qmp_fd=0, report="")),
@@ -119,20 +124,19 @@ def boot_template(
 def stack_template(
     cache: store.Store,
     below: Template,
-    payload: Mapping[str, cpio.Entry],
+    payload: bytes,
     progress: Progress = lambda what, done: None,
 ) -> Template:
     """Return the template that stands on another one and has a payload unpacked in it.
 
-    An executable ``payload/setup`` in it is run, and must exit with status 0.
+    The payload is a cpio archive (see :mod:`harness.cpio`). An executable ``payload/setup`` in it is run, and must exit with status 0.
 
     Raises:
         GuestError: the set-up failed; carries the console's end.
     """
-    archive = cpio.archive(payload)
-    key = store.digest({"below": below.key, "payload": store.digest_bytes(archive)})
+    key = store.digest({"below": below.key, "payload": store.digest_bytes(payload)})
     return _make(
-        cache, key, below.base, below, wrap_input(archive), progress, "preparing the guest"
+        cache, key, below.base, below, wrap_input(payload), progress, "preparing the guest"
     )
 
 
@@ -186,13 +190,6 @@ def _anonymous(base: Base) -> Machine:
         qemu=nowhere, lane=base.lane, accelerator=base.accelerator, bzimage=nowhere,
         initrd=nowhere, memory=nowhere, share_memory=True, console=nowhere, input=nowhere,
     )  # fmt: skip
-
-
-def _qemu_digest(qemu: Path) -> str:
-    """Return what identifies a QEMU binary and its build; cheap enough for each start."""
-    stat = qemu.stat()
-    shown = proc.run([str(qemu), "--version"], deadline=Deadline.after(60)).stdout.decode()
-    return f"{shown.splitlines()[0]} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def _make(
