@@ -85,6 +85,11 @@ def best(probes: tuple[Probe, ...]) -> Accelerator:
     return Accelerator.KVM if Accelerator.KVM.value in working else Accelerator.TCG
 
 
+def may_work() -> bool:
+    """Return whether there is anything but emulation to probe."""
+    return _device_state() == "opens"
+
+
 def _device_state() -> str:
     try:
         os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))

@@ -86,20 +86,12 @@ def _fill(
     modules.mkdir()
     for name, ko in trial.symbols.items():
         shutil.copyfile(ko, modules / f"{name}.ko")
-    kernel = trial.template.base.kernel
     record = {
         "format": FORMAT,
         "harness": __version__,
         "trial": {**asdict(trial.spec), "lane": trial.spec.lane.value},
         "bound_s": trial.bound_s,
-        "made_of": {
-            "kernel": kernel.key,
-            "kernel source": kernel.version,
-            "compiler": kernel.compiler,
-            "image": trial.template.base.image.key,
-            "qemu": trial.template.base.qemu_version(),
-            "accelerator": trial.template.base.accelerator.value,
-        },
+        "made_of": made_of(trial),
         "findings": [
             {"kind": finding.kind.value, "title": finding.title} for finding in result.findings
         ],
@@ -112,6 +104,19 @@ def _fill(
     }
     (folder / "bundle.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "README.md").write_text(_readme(trial.spec, result))
+
+
+def made_of(trial: Trial) -> dict[str, str]:
+    """Return what a trial's guest is made of: names → versions and digests."""
+    base = trial.template.base
+    return {
+        "kernel": base.kernel.key,
+        "kernel source": base.kernel.version,
+        "compiler": base.kernel.compiler,
+        "image": base.image.key,
+        "qemu": base.qemu_version(),
+        "accelerator": base.accelerator.value,
+    }
 
 
 def _readme(spec: TrialSpec, result: TrialResult) -> str:

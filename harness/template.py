@@ -129,7 +129,8 @@ def stack_template(
 ) -> Template:
     """Return the template that stands on another one and has a payload unpacked in it.
 
-    The payload is a cpio archive (see :mod:`harness.cpio`). An executable ``payload/setup`` in it is run, and must exit with status 0.
+    The payload is a cpio archive (see :mod:`harness.cpio`). An executable
+    ``payload/setup`` in it is run, and must exit with status 0.
 
     Raises:
         GuestError: the set-up failed; carries the console's end.
