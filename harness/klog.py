@@ -3,8 +3,9 @@
 
 ``parse(log)`` returns the reports of a log in the order in which they begin. What a report is and
 how it is called stands in the table of :mod:`harness.klogrules`; which function of a stack is to
-blame, in :mod:`harness.klogframes`; this module finds headers, gathers each report's lines and
-puts title, frame and span together.
+blame, in :mod:`harness.klognames`; how frames and lines look, in :mod:`harness.klogframes` and
+:mod:`harness.kloglines`. This module finds headers, gathers each report's lines and puts title,
+frame and span together.
 
 Reading a log costs one substring search per marker over the bytes, plus work on the lines that
 hold a marker and on those of the reports; so a long harmless log costs next to nothing.
@@ -17,19 +18,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from harness.klogframes import (
-    GENERIC,
     Frame,
-    guilty,
-    is_mark,
-    is_trace_start,
+    collect_stacks,
+    first_pc,
+    main_stack,
     parse_frame,
-    parse_pc,
-    simplify,
     strip_suffix,
 )
 from harness.kloglines import Line, iter_lines, line_bounds, split_line
+from harness.klognames import blocked, guilty, operation, simplify
 from harness.klogrules import RULES, Rule, Where
-from harness.klogstall import blocked_frame, stalled_frame
 
 #: A report has at most this many lines; a kernel that dumps all tasks goes on for longer.
 MAX_REPORT_LINES = 2000
@@ -38,6 +36,8 @@ MAX_GAP_LINES = 24
 # Headers of other contexts that a report may run through before it is cut off: bounds the work
 # on a log in which every line begins a report.
 _MAX_FOREIGN = 8
+# The first lines of a report, which say who reported.
+_HEAD_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +67,6 @@ class Report:
     signature: str
 
 
-@dataclass(slots=True)
-class _Stack:
-    """Consecutive frames; ``intro`` is the line that announced them."""
-
-    intro: str
-    is_trace: bool
-    frames: list[Frame] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    rule: Rule
-    match: re.Match[str]
-    line: Line
-
-
 def contains_report(log: bytes) -> bool:
     """Whether :func:`parse` would find a report."""
     return next(_reports(log), None) is not None
@@ -95,37 +79,36 @@ def parse(log: bytes) -> tuple[Report, ...]:
 
 # ---- headers ------------------------------------------------------------------------------------
 
-_RULES_BY_MARKER: dict[str, tuple[Rule, ...]] = {}
-for _rule in RULES:
-    _RULES_BY_MARKER[_rule.marker] = (*_RULES_BY_MARKER.get(_rule.marker, ()), _rule)
-_ORDER = {id(rule): n for n, rule in enumerate(RULES)}
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    rule: Rule
+    match: re.Match[str]
+    line: Line
 
 
-def _search_strings() -> tuple[bytes, ...]:
-    """The markers, without those that hold another marker."""
-    markers = sorted(_RULES_BY_MARKER, key=len)
-    kept: list[str] = []
-    for marker in markers:
-        if not any(shorter in marker for shorter in kept):
-            kept.append(marker)
-    return tuple(marker.encode() for marker in kept)
+def _shortest(markers: set[str]) -> list[str]:
+    """The markers without those that hold another marker."""
+    return sorted(m for m in markers if not any(o != m and o in m for o in markers))
 
 
-_SEARCH = _search_strings()
+_MARKERS = _shortest({rule.marker for rule in RULES})
+_NEEDLES = tuple(marker.encode() for marker in _MARKERS)
+_ANY_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
 
 
 def _match_header(text: str) -> tuple[Rule, re.Match[str]] | None:
     """The first row of the table that sees a header in ``text``."""
-    candidates = [
-        rule for marker, rules in _RULES_BY_MARKER.items() if marker in text for rule in rules
-    ]
-    if not candidates:
+    if _ANY_MARKER.search(text) is None:
         return None
-    candidates.sort(key=lambda rule: _ORDER[id(rule)])
-    for rule in candidates:
+    for rule in RULES:
+        if rule.marker not in text:
+            continue
         match = rule.head.search(text)
         if match is not None:
-            if rule.unless is not None and rule.unless.search(text):
+            # A program that quotes a report, as strace does, has not found one.
+            quoted = match.start() > 0 and text[match.start() - 1] == '"'
+            if quoted or (rule.unless is not None and rule.unless.search(text)):
                 return None
             return rule, match
     return None
@@ -133,22 +116,18 @@ def _match_header(text: str) -> tuple[Rule, re.Match[str]] | None:
 
 def _marked_lines(log: bytes) -> Iterator[tuple[int, int]]:
     """Bounds of the physical lines that hold a marker, in order."""
-    nexts = {needle: log.find(needle) for needle in _SEARCH}
-    nexts = {needle: at for needle, at in nexts.items() if at >= 0}
+    ahead = {needle: at for needle in _NEEDLES if (at := log.find(needle)) >= 0}
     pos = 0
-    while nexts:
-        at = min(nexts.values())
-        start, end = line_bounds(log, at)
-        start = max(start, pos)
-        yield start, end
+    while ahead:
+        start, end = line_bounds(log, min(ahead.values()))
+        yield max(start, pos), end
         pos = end
-        for needle, found in list(nexts.items()):
-            if found < pos:
-                found = log.find(needle, pos)
-                if found < 0:
-                    del nexts[needle]
-                else:
-                    nexts[needle] = found
+        for needle in [needle for needle, at in ahead.items() if at < pos]:
+            at = log.find(needle, pos)
+            if at < 0:
+                del ahead[needle]
+            else:
+                ahead[needle] = at
 
 
 def _headers(log: bytes) -> Iterator[_Header]:
@@ -161,206 +140,153 @@ def _headers(log: bytes) -> Iterator[_Header]:
 
 # ---- extent -------------------------------------------------------------------------------------
 
+# How lines of a report begin that are neither frames nor headers. Precision is not needed: it
+# decides where a report ends among harmless lines.
+_WORDS = """
+CPU|Hardware|Modules|Call |Backtrace|backtrace|stack backtrace|task:|Workqueue|Tainted|Not tainted
+Process |Stack|Code|IP|RIP|EIP|Flags:|Control:|Register |Exception |Preemption disabled|in_atomic
+preempt_count|RCU nest|irq event|hardirqs last|softirqs last|PGD|P4D|PUD|#PF|Oops|Internal error
+Mem abort|Data abort|KASAN|Read of size|Write of size|Allocated by|Freed by|freed by|The buggy
+Memory state|page:|page |raw:|head:|which |object |located |Last potentially|Second to last
+Local variable|Uninit |Byte|Reported by|kfence-|read |write |race |value |Padding|Redzone|Object
+Slab |FIX |INFO|but |other info|the existing|lock(|<Interrupt>|***|to a |and |...|Possible |Chain
+"echo|rcu|NMI|Sending NMI|Showing|(detected|(t=|Task dump|Kernel |Rebooting|SMP: |Fixing|Dumping
+note:|Disabling|disabling|turning off|the code is|comm "|hex dump|kobject|---[|-----|=====|*****
+>|^|->
+"""
+_PREFIXES = "|".join(map(re.escape, _WORDS.strip().replace("\n", "|").split("|")))
 _BELONGS = re.compile(
-    r"^\s{0,4}$|^\s{0,16}(?:"
-    r"(?:[ER]?[A-Z][A-Z0-9]{1,3}|[xrX]\d{1,2}|sp|lr|pc|fp|ip|psr|pstate|gp|tp|[ast]\d{1,2}|epc|status|"
-    r"ORIG_RAX|EFLAGS|CS|CR\d|DR\d|FS|GS|PKRU|NIP|LR|CTR|MSR|CFAR|IRQMASK|GPR\d\d)\s?:\s{0,8}[\[<(]?[0-9a-fx*(]"
-    r"|[RE]IP|Code\b|CPU|Hardware name|Modules linked in|Call |Backtrace|Stack|Process |task:|Workqueue|Tainted"
-    r"|---\[|[-=*]{6,}|\[?[<0-9a-f]{6,}|[0-9a-f]{2}(?: [0-9a-f]{2}){3}|[>^]|>?[0-9a-f]{8,16}:|#\d|->"
-    r"|(?:Read|Write) of size|Allocated by|[Ff]reed by|The buggy|Memory state|page[: ]|raw:|flags:|head:|which |allocated |object |Object |located |Last potentially|Second to last"
-    r"|\w{1,40} (?:is trying|lock)|but task|other info|the existing|stack backtrace|lock\(|<Interrupt>|CPU\d|\d+ locks? held|irq event|(?:hard|soft)irqs last|to a |.{0,60}\}, at: |Possible |Chain exists|\(.{1,80}\)\{|"
-    r"|PGD|P4D|PUD|#PF|Oops|Internal error|Mem abort|ESR|EC =|SET =|EA =|FSC|Data abort|ISV|CM =|\[[0-9a-f]{8,16}\]|invalid opcode|KASAN: |Dumping ftrace|\(ftrace|Kernel Offset|Kernel panic|Rebooting in|SMP: stopping|Fixing recursive|note:|BUG|INFO:|WARNING|list_|rcu|NMI|Sending NMI|Showing|in_atomic|preempt_count|RCU nest|Preemption disabled|\"echo|disabling|comm |hex dump|backtrace|kobject|Slab |Padding|Redzone|Bytes|FIX |Disabling|\(detected|\d+-"
-    r")"
+    rf"^\s{{0,16}}(?:$|{_PREFIXES}|#\d|\d+ locks? |\d+-|\(.{{1,80}}\)\{{|.{{0,80}}\bat: "
+    r"|>?[0-9a-f]{2}(?: [0-9a-f]{2}){3}|>?[0-9a-f]{8,16}[: ]|\[[0-9a-f]{8,16}\]|[A-Z]{2,4} = "
+    r"|[A-Za-z][A-Za-z0-9_]{0,8}\s?:\s{0,8}[\[<(]?[0-9a-fx*(]{2}"
+    r"|.{1,40} is (?:trying|freeing|leaving))"
 )
-_END_TRACE = re.compile(r"---\[ end (?:trace|Kernel panic)")
+_END_TRACE = re.compile(r"---\[ end trace")
 _LAST = re.compile(r"---\[ end Kernel panic|^Rebooting in \d")
 
 
 @dataclass(slots=True)
 class _Extent:
-    lines: list[Line]
+    """The lines of a report and where it ends."""
+
+    lines: list[tuple[Line, tuple[Frame, ...]]]
     end: int
-    #: Starts of later header lines that are parts of this report.
-    absorbed: list[int]
     #: Rows of the table that the report's header and its absorbed lines match.
     ids: set[str]
-    #: Header of another report that cut this one off, if one did.
-    cut_by: _Header | None = None
-    #: The log ended inside the report.
-    at_eof: bool = False
+    #: Starts of later header lines that are parts of this report.
+    absorbed: list[int] = field(default_factory=list)
+    #: Where another report cut this one off.
+    cut_at: int | None = None
+    #: The log ended in the middle of a line of the report.
+    torn: bool = False
+    has_frames: bool = False
 
 
 def _gather(log: bytes, header: _Header) -> _Extent:
     """The report's own lines, from the header to its end."""
+    extent = _Extent([(header.line, ())], header.line.end, {header.rule.id})
+    if header.rule.alone:
+        return extent
     own = header.line.ctx
-    extent = _Extent([header.line], header.line.end, [], {header.rule.id})
-    foreign = 0
-    gap = 0.0
-    gap_limit = MAX_GAP_LINES
+    foreign, gap, gap_limit = 0, 0.0, MAX_GAP_LINES
     for line in iter_lines(log, header.line.start, len(log)):
         if line.start <= header.line.start:
             continue
-        if len(extent.lines) >= MAX_REPORT_LINES:
-            return extent
         other = bool(own and line.ctx and line.ctx != own)
         found = _match_header(line.text)
-        if found is not None and not _is_part(found[0], extent):
-            if not other:
-                extent.cut_by = _Header(*found, line)
+        if found is not None and not _is_part(found[0], header.rule, extent):
+            if not other and not found[0].alone:
+                extent.cut_at = line.start
                 return extent
             foreign += 1
             if foreign > _MAX_FOREIGN:
                 return extent
-        if other:
-            gap += 1
-            if gap > 10 * MAX_GAP_LINES:
-                return extent
             continue
-        extent.lines.append(line)
-        if found is not None:
+        frames = parse_frame(line.text) if not other else ()
+        if other:
+            gap += 0.1
+        elif found is not None:
             extent.absorbed.append(line.start)
             extent.ids.add(found[0].id)
-        if header.line.stamped and not line.stamped and found is None:
-            gap += 0.25
-        elif found is not None or _BELONGS.match(line.text) or parse_frame(line.text):
-            extent.end = line.end
+            gap = 0
+        elif frames or _BELONGS.match(line.text):
             gap = 0
         else:
-            gap += 1
-        if _LAST.search(line.text):
-            return extent
+            gap += 0.25 if header.line.stamped and not line.stamped else 1
+        if not other:
+            extent.lines.append((line, frames))
+            extent.has_frames = extent.has_frames or bool(frames)
+            if gap == 0 and line.text:
+                extent.end = line.end
+                extent.torn = line.end == len(log) and log[-1:] != b"\n"
         if _END_TRACE.search(line.text):
             gap_limit = 4
-        if gap > gap_limit:
+        if (
+            gap > gap_limit
+            or len(extent.lines) >= MAX_REPORT_LINES
+            or (not other and _LAST.search(line.text))
+        ):
             return extent
-    extent.at_eof = True
     return extent
 
 
-def _is_part(rule: Rule, extent: _Extent) -> bool:
-    """Whether a header line of ``rule`` inside a report belongs to that report."""
-    return "*" in rule.part_of or not rule.part_of.isdisjoint(extent.ids)
+def _is_part(rule: Rule, of: Rule, extent: _Extent) -> bool:
+    """Whether a header line of ``rule`` inside a report of ``of`` belongs to that report."""
+    if "*" in rule.part_of or not rule.part_of.isdisjoint(extent.ids):
+        return True
+    # The code that dumps a stalled processor's stack may itself warn, on that very stack.
+    return of.where is Where.TICK and not extent.has_frames and rule.id.startswith("warn")
 
 
-# ---- stacks -------------------------------------------------------------------------------------
+# ---- frames -------------------------------------------------------------------------------------
 
-_REGISTERS = re.compile(
-    r"^\s{0,8}(?:Code|RSP|R[A-D]X|R\d\d|RBP|FS|GS|CS|CR\d|DR\d|PKRU|ORIG_RAX|EAX|ESI|DS|ESP|[xr]\d+ ?):"
-)
-
-
-def _stacks(lines: list[Line]) -> list[_Stack]:
-    """All stacks of a report, in order."""
-    stacks: list[_Stack] = []
-    current: _Stack | None = None
-    intro = ""
-    misses = 0
-    for line in lines:
-        text = line.text
-        if is_trace_start(text):
-            current = _Stack(text, True)
-            stacks.append(current)
-            misses = 0
-            tail = text.partition(":")[2]
-            frames = parse_frame(tail) if tail.strip() else ()
-        else:
-            frames = parse_frame(text)
-        if frames:
-            if current is None:
-                current = _Stack(intro, False)
-                stacks.append(current)
-            current.frames.extend(frames)
-            misses = 0
-            continue
-        if current is not None:
-            pc = parse_pc(text)
-            if pc is not None:
-                current.frames.append(pc)
-            elif text and not (
-                is_mark(text)
-                or _REGISTERS.match(text)
-                or is_trace_start(text)
-                or (lines[0].stamped and not line.stamped)
-            ):
-                misses += 1
-                if misses > 2 or text.endswith(":") or not current.frames:
-                    if not (current.is_trace and not current.frames and misses <= 2):
-                        current = None
-        intro = text or intro
-    return stacks
-
-
-def _first_pc(lines: list[Line]) -> Frame | None:
-    for line in lines:
-        pc = parse_pc(line.text)
-        if pc is not None:
-            return pc
-    return None
-
-
-def _trace(stacks: list[_Stack]) -> list[Frame]:
-    """The stack of the report itself: the first that is announced as one and has frames."""
-    for stack in stacks:
-        if stack.is_trace and any(frame.func and frame.reliable for frame in stack.frames):
-            return stack.frames
-    for stack in stacks:
-        if any(frame.func and frame.reliable for frame in stack.frames):
-            return stack.frames
-    return []
-
-
-_AT = re.compile(r"(?:, |^|\s)at: (?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_][\w.]*)(?:\+0x| )")
+_AT = re.compile(r"(?:^|[, ])at: (?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_][\w.]*)(?:\+0x| )")
 _AT_NEXT = re.compile(r"^\s*(?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_][\w.]*)\+0x")
 
 
-def _lock_frame(lines: list[Line], stacks: list[_Stack]) -> Frame | None:
-    """Where the first lock that the report names was taken or released."""
-    for n, line in enumerate(lines):
+def _lock_frame(extent: _Extent) -> Frame | None:
+    """Where the lock that a report names first was taken or released."""
+    lines = extent.lines
+    for n, (line, _) in enumerate(lines):
         match = _AT.search(line.text)
         if match is None and line.text.rstrip().endswith(" at:") and n + 1 < len(lines):
-            match = _AT_NEXT.match(lines[n + 1].text)
+            match = _AT_NEXT.match(lines[n + 1][0].text)
         if match is not None:
-            frame = Frame(strip_suffix(match["func"]))
-            if guilty([frame], GENERIC):
-                return frame
-            break
+            return Frame(strip_suffix(match["func"]))
     return None
 
 
 def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
-    """The frame to blame, by the rule's ``where``."""
+    """The frame to blame, from where the rule says it stands."""
     rule = header.rule
-    skips = (GENERIC, rule.skip) if rule.skip is not None else (GENERIC,)
-    stacks = _stacks(extent.lines)
-    if rule.where is Where.HEAD:
-        func = header.match.groupdict().get("func")
-        if func:
-            frame = guilty([Frame(strip_suffix(func))], *skips)
+    where = rule.where
+    stacks = collect_stacks(extent.lines)
+    if where in (Where.STALL, Where.TICK):
+        for stack in stacks:
+            frame = operation(stack.frames, interrupted=where is Where.TICK)
             if frame is not None:
                 return frame
-    elif rule.where is Where.PC:
-        pc = _first_pc(extent.lines)
-        if pc is not None:
-            frame = guilty([pc], *skips)
-            if frame is not None:
-                return frame
-    elif rule.where is Where.LOCK:
-        frame = _lock_frame(extent.lines, stacks)
-        if frame is not None:
-            return frame
-    elif rule.where is Where.STALL:
-        return stalled_frame(_first_pc(extent.lines), [stack.frames for stack in stacks])
-    elif rule.where is Where.SLEEP:
-        return blocked_frame(_trace(stacks))
-    if rule.first_stack:
-        return guilty([frame for stack in stacks for frame in stack.frames][:64], *skips)
-    return guilty(_trace(stacks), *skips)
+        return None
+    if where is Where.SLEEP:
+        return blocked(main_stack(stacks))
+    candidate: Frame | None = None
+    if where in (Where.HEAD, Where.HEAD_FIRST) and header.match.groupdict().get("func"):
+        candidate = Frame(strip_suffix(header.match["func"]))
+    elif where is Where.PC:
+        candidate = first_pc(extent.lines)
+    elif where is Where.LOCK:
+        candidate = _lock_frame(extent)
+    if candidate is not None and guilty([candidate], *rule.skip):
+        return candidate
+    announced = where in (Where.HEAD, Where.PC, Where.TRACE)
+    return guilty(main_stack(stacks, announced=announced), *rule.skip)
 
 
 # ---- putting a report together ------------------------------------------------------------------
 
 _CPU_LINE = re.compile(
-    r"CPU: (?P<cpu>\d{1,5}) (?:UID: \d+ )?PID: \d+ Comm: (?P<task>.{1,40}?)(?: Not tainted| Tainted|$)"
+    r"CPU: (?P<cpu>\d{1,5}) (?:UID: \d+ )?PID: \d+ Comm: "
+    r"(?P<task>.{1,40}?)(?: Not tainted| Tainted|$)"
 )
 _WARN_LINE = re.compile(r"CPU(?:: |#)(?P<cpu>\d{1,5})(?: PID: \d+ at|: (?P<task>[^/]{1,40})/\d+)?")
 _TASK_LINES = (
@@ -370,45 +296,39 @@ _TASK_LINES = (
     re.compile(r"^\s*comm \"(?P<task>[^\"]{1,40})\", pid"),
     re.compile(r"^(?P<task>\S{1,40})/\d+ is (?:trying|freeing|leaving)"),
 )
-_ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
+_ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
 _NUMBER = re.compile(r"(?<![A-Za-z_\d.-])\d{2,}(?![A-Za-z_\d])|(?<==)\d+")
 
 
 def _plain(text: str) -> str:
     """Free text of a header without what differs from run to run."""
-    text = _OFFSET.sub("", text)
-    text = _ADDR.sub("ADDR", text)
-    return _NUMBER.sub("NUM", text).strip()
+    return _NUMBER.sub("NUM", _ADDR.sub("ADDR", _OFFSET.sub("", text))).strip()
 
 
-def _who(header: _Header, lines: list[Line]) -> tuple[str | None, int | None]:
+def _who(header: _Header, extent: _Extent) -> tuple[str | None, int | None]:
     """Task and processor of the report."""
     task: str | None = None
-    cpu: int | None = None
-    groups = header.match.groupdict()
-    if groups.get("cpu"):
-        cpu = int(groups["cpu"])
-    for pattern in _TASK_LINES:
-        for line in lines[:12]:
-            match = pattern.search(line.text)
-            if match is not None:
-                task = task or match["task"]
-                break
-    for line in lines:
+    cpu = header.match.groupdict().get("cpu")
+    for line, _ in extent.lines[:_HEAD_LINES]:
+        if task is None:
+            for pattern in _TASK_LINES:
+                match = pattern.search(line.text)
+                if match is not None:
+                    task = match["task"]
+    for line, _ in extent.lines:
         match = _CPU_LINE.search(line.text)
         if match is not None:
-            own = task is None or task == match["task"]
+            # A hung task is reported by another, whose processor does not matter.
+            if cpu is None and task in (None, match["task"]):
+                cpu = match["cpu"]
             task = task or match["task"]
-            if cpu is None and own:
-                cpu = int(match["cpu"])
             break
-    if cpu is None:
-        match = _WARN_LINE.search(header.line.text)
-        if match is not None:
-            cpu = int(match["cpu"])
-            task = task or match["task"]
-    return task, cpu
+    match = _WARN_LINE.search(header.line.text)
+    if match is not None:
+        cpu = cpu or match["cpu"]
+        task = task or match["task"]
+    return task, int(cpu) if cpu else None
 
 
 def _type(rule: Rule, fields: dict[str, str]) -> str:
@@ -427,15 +347,12 @@ def _type(rule: Rule, fields: dict[str, str]) -> str:
     return "-".join(part for part in parts if part).upper()
 
 
-_SIGN = (
-    (re.compile(r"\bslab-use-after-free\b"), "use-after-free"),
-    (re.compile(r"\b(?:double-free|invalid free)\b"), "invalid-free"),
-    (re.compile(r"\d+"), "N"),
-)
+# Wordings of one kind of bug, by age of the kernel.
+_SAME = ((re.compile(r"\bslab-(?=use-after-free)"), ""), (re.compile(r"\d+"), "N"))
 
 
 def _signature(text: str) -> str:
-    for pattern, replacement in _SIGN:
+    for pattern, replacement in _SAME:
         text = pattern.sub(replacement, text)
     return text
 
@@ -444,7 +361,7 @@ def _fields(header: _Header, extent: _Extent) -> tuple[dict[str, str], str]:
     """Values for the title, and why the report is corrupted if one is missing."""
     fields = {k: _plain(v) for k, v in header.match.groupdict().items() if v}
     for pattern in header.rule.more:
-        for line in extent.lines:
+        for line, _ in extent.lines:
             match = pattern.search(line.text)
             if match is not None:
                 fields.update({k: v for k, v in match.groupdict().items() if v})
@@ -454,37 +371,41 @@ def _fields(header: _Header, extent: _Extent) -> tuple[dict[str, str], str]:
     return fields, ""
 
 
-def _report(log: bytes, header: _Header, extent: _Extent) -> Report:
+class _Missing(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return "corrupted" if key == "frame" else ""
+
+
+def _format(form: str, fields: dict[str, str]) -> str:
+    return " ".join(form.format_map(_Missing(fields)).split())
+
+
+def _build(header: _Header, extent: _Extent) -> Report:
     rule = header.rule
     fields, reason = _fields(header, extent)
-    alt: list[str] = []
-    names: tuple[str, ...] = ()
-    name: str | None = fields.get("frame")
     if rule.where is not Where.NONE:
         frame = _find_frame(header, extent)
         if frame is not None and frame.func is not None:
-            name, names = simplify(frame.func)
-        elif not reason:
-            reason = "no frame that is to blame"
-            if extent.cut_by is not None:
-                reason += f"; cut off by another report at byte {extent.cut_by.line.start}"
-            elif extent.at_eof:
-                reason += "; the log ends inside the report"
-    elif name:
-        name, names = simplify(name)
-    fields["frame"] = name or "corrupted"
+            fields["frame"] = frame.func
+        else:
+            reason = reason or "no frame that is to blame"
+    if not reason and extent.torn:
+        reason = "the log ends in the middle of it"
+    elif reason and extent.cut_at is not None:
+        reason += f"; cut off by another report at byte {extent.cut_at}"
+    names: tuple[str, ...] = ()
+    if "frame" in fields:
+        fields["frame"], names = simplify(fields["frame"])
     title = _format(rule.title, fields)
-    for form in rule.alt:
-        alt.append(_format(form, fields))
-    for other in names:
-        for form in (rule.title, *rule.alt):
-            alt.append(_format(form, {**fields, "frame": other}))
-    task, cpu = _who(header, extent.lines)
+    alt = [_format(form, fields) for form in rule.alt]
+    for name in names:
+        alt += [_format(form, {**fields, "frame": name}) for form in (rule.title, *rule.alt)]
+    task, cpu = _who(header, extent)
     return Report(
         title=title,
         alt=tuple(dict.fromkeys(form for form in alt if form != title)),
         type=_type(rule, fields),
-        frame=name,
+        frame=fields.get("frame"),
         task=task,
         cpu=cpu,
         corrupted=bool(reason),
@@ -495,15 +416,6 @@ def _report(log: bytes, header: _Header, extent: _Extent) -> Report:
     )
 
 
-class _Missing(dict[str, str]):
-    def __missing__(self, key: str) -> str:
-        return ""
-
-
-def _format(form: str, fields: dict[str, str]) -> str:
-    return " ".join(form.format_map(_Missing(fields)).split())
-
-
 def _reports(log: bytes) -> Iterator[Report]:
     absorbed: set[int] = set()
     seen = False
@@ -511,9 +423,10 @@ def _reports(log: bytes) -> Iterator[Report]:
         if header.line.start in absorbed:
             absorbed.discard(header.line.start)
             continue
+        # Its cause stands before it, further up than a report reaches.
         if seen and header.rule.id == "panic-after":
             continue
         extent = _gather(log, header)
         absorbed.update(extent.absorbed)
         seen = True
-        yield _report(log, header, extent)
+        yield _build(header, extent)

@@ -14,6 +14,7 @@ time is proportional to the input.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def split_line(log: bytes, start: int, end: int) -> list[Line]:
         cuts.insert(0, 0)
     cuts.append(len(raw))
     lines = []
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in itertools.pairwise(cuts):
         if a == b:
             continue
         ctx, stamped, text = _clean(raw[a:b])

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Measure harness.klog against a folder of logs whose titles are known.
 
-usage: klog_score.py DIR [--half N]
+usage: klog_score.py DIR [--part I/N]
 
 DIR holds ``NNN.log`` files and ``expected.json``: ``{"NNN": {"title": str | null, "alt": [str],
 "type": str, "corrupted": bool, "frame": str | null}}``. A title agrees when it equals ``title``
@@ -27,12 +27,15 @@ REQUIRED = 0.97
 def main() -> int:
     parser = argparse.ArgumentParser(description="measure harness.klog against known titles")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--half", type=int, choices=(0, 1), help="every other log only")
+    parser.add_argument(
+        "--part", metavar="I/N", help="every Nth log only, from the Ith (to keep some unseen)"
+    )
     args = parser.parse_args()
     expected = json.loads((args.folder / "expected.json").read_text(encoding="utf-8"))
     names = sorted(expected, key=lambda name: (len(name), name))
-    if args.half is not None:
-        names = names[args.half :: 2]
+    if args.part:
+        first, _, step = args.part.partition("/")
+        names = names[int(first) :: int(step)]
     presence = intact = agree = torn = torn_agree = torn_flag = flag = 0
     for name in names:
         want = expected[name]
