@@ -51,9 +51,10 @@ class Accelerator(enum.Enum):
 #: Kernel arguments of every guest.
 _KERNEL_ARGUMENTS = (
     "console=ttyS0",
+    "acpi=off",
+    # A panic ends QEMU (with -no-reboot), so nothing waits for it.
     "panic=-1",
     "oops=panic",
-    "net.ifnames=0",
     # Nobody's scheduling may hang on these being too low (see docs/decisions).
     "rcutree.kthread_prio=95",
     "sysctl.kernel.sched_rt_runtime_us=-1",
@@ -96,7 +97,8 @@ class Machine:
         words = [
             str(self.qemu), "-no-user-config", "-nodefaults", "-no-reboot",
             "-display", "none", "-vga", "none",
-            "-M", "q35,memory-backend=mem,vmport=off",
+            # Interpreting ACPI tables is half of an emulated boot.
+            "-M", "q35,memory-backend=mem,vmport=off,acpi=off",
             "-m", f"{MEMORY_MIB}M",
             "-object", f"memory-backend-file,id=mem,size={MEMORY_MIB}M,"
             f"mem-path={_escape(self.memory)},share={'on' if self.share_memory else 'off'}",
@@ -123,7 +125,8 @@ class Machine:
         return words
 
     def _processor(self) -> list[str]:
-        count = ["-smp", str(self.lane.processors)]
+        # SeaBIOS's MP table lists sockets, not cores.
+        count = ["-smp", f"{self.lane.processors},cores=1,threads=1"]
         if self.lane is Lane.DET:
             return ["-accel", "tcg", "-icount", "shift=1,sleep=off", "-cpu", "max", *count]
         if self.accelerator is Accelerator.KVM:

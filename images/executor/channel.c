@@ -6,7 +6,11 @@
  * test and no interrupt is involved: an output byte is one exit to QEMU, taken
  * at the instruction that writes it, and so the same in every replay.
  *
- * QEMU: hw/char/debugcon.c (reads answer 0xe9), docs/specs/fw_cfg (selector
+ * The machine is stopped to be saved by the agent too, at one exact instruction:
+ * the harness starts QEMU with `-action panic=pause`, and pvpanic's port is the
+ * one way to say so that needs no kernel driver.
+ *
+ * QEMU: docs/specs/pvpanic, hw/char/debugcon.c (reads answer 0xe9), docs/specs/fw_cfg (selector
  * register 0x510, data register 0x511, directory at key 0x19),
  * hw/misc/debugexit.c (exit status = value << 1 | 1).
  */
@@ -22,7 +26,8 @@
 
 #include "executor.h"
 
-#define DEBUGCON_PORT		0x402
+/* Not 0x402: SeaBIOS sends its own messages there when somebody listens. */
+#define DEBUGCON_PORT		0xe9
 #define DEBUGCON_READBACK	0xe9
 #define FWCFG_SELECTOR		0x510
 #define FWCFG_DATA		0x511
@@ -30,6 +35,8 @@
 #define FWCFG_MAX_FILES		4096
 #define EXIT_PORT		0xf4
 #define EXIT_VALUE		0x10
+#define PAUSE_PORT		0x505
+#define PAUSE_VALUE		0x01	/* pvpanic: "guest panicked" */
 #define PROGRAM_NAME		"opt/kmod-harness/program"
 #define PROGRAM_SYSFS		"/sys/firmware/qemu_fw_cfg/by_name/" PROGRAM_NAME "/raw"
 
@@ -101,7 +108,7 @@ int channel_open_guest(const char **why)
 	if (iopl(3) == 0) {
 		kind = CH_IOPL;
 		if (inb(DEBUGCON_PORT) != DEBUGCON_READBACK) {
-			*why = "no debugcon at port 0x402";
+			*why = "no debugcon at port 0xe9";
 			return -1;
 		}
 		program_key = fwcfg_find(PROGRAM_NAME);
@@ -185,35 +192,49 @@ static ssize_t item_read(char *buf, size_t size)
 }
 
 /*
- * The item holds a decimal byte count, a newline and that many bytes of
- * program; a count of 0 says that there is none yet. Returns the length of the
- * program, 0 when there is none, -1 when the item makes no sense.
+ * The item holds a decimal byte count, a newline and that many bytes; a count
+ * of 0 says that there is nothing. Returns a malloc'd buffer with a NUL behind
+ * it and its length, 0 when there is nothing, -1 when the item makes no sense.
  */
-ssize_t channel_poll_program(char *buf, size_t size)
+ssize_t channel_read_input(char **content)
 {
-	char head[9] = "";
-	char *end;
+	char head[12] = "";
 	unsigned long len;
 	size_t skip;
-	ssize_t n;
+	char *end, *buf;
 
-	/* Enough for any count that is allowed, little enough to poll. */
-	n = item_read(head, 2);
-	if (n != 2)
-		return -1;
-	if (!memcmp(head, "0\n", 2))
-		return 0;
-	n = item_read(head, sizeof(head) - 1);
-	if (n <= 0)
+	*content = NULL;
+	if (item_read(head, sizeof(head) - 1) < 2)
 		return -1;
 	len = strtoul(head, &end, 10);
 	skip = end - head + 1;
-	if (end == head || *end != '\n' || head[0] == '-' || len + skip > size)
+	if (end == head || *end != '\n' || head[0] == '-' || len > MAX_CONTENT)
 		return -1;
-	if (item_read(buf, len + skip) != (ssize_t)(len + skip))
+	if (!len)
+		return 0;
+	buf = malloc(skip + len + 1);
+	if (!buf || item_read(buf, skip + len) != (ssize_t)(skip + len)) {
+		free(buf);
 		return -1;
+	}
 	memmove(buf, buf + skip, len);
+	buf[len] = '\0';
+	*content = buf;
 	return len;
+}
+
+/*
+ * Stops the machine. It goes on from here, in this QEMU or in a clone of it,
+ * when the harness says so.
+ */
+void channel_pause_machine(void)
+{
+	unsigned char value = PAUSE_VALUE;
+
+	if (kind == CH_IOPL)
+		outb(value, PAUSE_PORT);
+	else if (kind == CH_DEVPORT && pwrite(devport, &value, 1, PAUSE_PORT) < 0)
+		sleep_us(1);
 }
 
 /* QEMU ends with status 33; without the device the machine powers off. */
