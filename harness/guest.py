@@ -17,7 +17,7 @@ from pathlib import Path
 
 import paramiko
 
-from harness import cpio, klog, store
+from harness import cpio, klog, store, terminal
 from harness.deadline import Deadline
 from harness.errors import GuestError, QemuError
 from harness.keys import Keys, machine_keys
@@ -104,6 +104,14 @@ class Guest:
     def get(self, path: str, *, deadline: Deadline) -> bytes:
         """Read a file of the guest."""
         return self.run(f"cat {shlex.quote(path)}", deadline=deadline).stdout
+
+    def interact(self) -> None:
+        """Connect a terminal to a shell in the guest until it ends.
+
+        Raises:
+            UsageError: standard input is no terminal.
+        """
+        terminal.interact(self.transport)
 
     def console(self) -> bytes:
         """Return everything that the guest's console said since it was cloned."""

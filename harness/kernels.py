@@ -39,6 +39,9 @@ RECIPE_VERSION = "1"
 BUILD_LIMIT_S = 3 * 3600.0
 #: The same for fetching and unpacking a source package.
 FETCH_LIMIT_S = 1800.0
+#: What one step of make takes on one processor, and fetching and unpacking, measured.
+_STEP_S = 0.5
+_FETCH_S = 60.0
 #: Source tree, objects of one build and the result, MiB; said before it starts.
 BUILD_SPACE_MIB = 4000
 
@@ -193,6 +196,11 @@ def build_kernel(
         on_wait=lambda text: progress(text, None),
     )
     return load_kernel(path, cache)
+
+
+def estimate_s(recipe: Recipe) -> float:
+    """Return about how long building a kernel takes here, seconds."""
+    return recipe.steps * _STEP_S / (os.cpu_count() or 1) + _FETCH_S
 
 
 def first_error(output: str) -> str:

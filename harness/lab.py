@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import accel, bundle, cpio, kernels, modules, program, store, symbolise, template
+from harness import accel, bundle, cpio, kernels, modules, scenario, store, symbolise, template
 from harness.errors import UsageError
 from harness.guest import ssh_template
 from harness.image import Image, build_image
@@ -22,7 +22,7 @@ from harness.keys import Keys
 from harness.machine import Accelerator, Lane
 from harness.modules import Family, Module
 from harness.qemu import find_qemu
-from harness.resources import data_dir
+from harness.scenario import Scenario
 from harness.template import Base, Template
 from harness.trial import Trial, TrialResult, TrialSpec, run_trial
 
@@ -110,15 +110,15 @@ class Lab:
         )
         return Subject(family, module, stacked, payload, name, profile, lane)
 
-    def trial(self, subject: Subject, scenario: program.Scenario, seed: int) -> Trial:
+    def trial(self, subject: Subject, plan: Scenario, seed: int) -> Trial:
         """Return a trial of a subject: a scenario with a seed."""
         bindings = {
             "module": subject.module.name,
             "ko": f"/payload/{subject.module.name}.ko",
             **subject.family.surfaces,
         }
-        compiled = program.compile_program(
-            scenario, seed=seed, bindings=bindings, lane=subject.lane.value
+        compiled = scenario.compile_program(
+            plan, seed=seed, bindings=bindings, lane=subject.lane.value
         )
         spec = TrialSpec(
             module=subject.family.name,
@@ -126,7 +126,7 @@ class Lab:
             kernel=subject.kernel,
             profile=subject.profile,
             lane=subject.lane,
-            scenario=scenario.name,
+            scenario=plan.name,
             seed=seed,
         )
         return Trial(
@@ -152,23 +152,7 @@ class Lab:
         return trial, differences
 
 
-def find_scenario(name: str) -> program.Scenario:
-    """Read a scenario by its file, or by name.
-
-    Raises:
-        UsageError: no such file and no such name; lists those there are.
-        ScenarioError: malformed.
-    """
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = data_dir("scenarios") / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in data_dir("scenarios").glob("*.yaml")))
-        raise UsageError(f"scenario {name!r}: no such file, and not one of: {known}")
-    return program.load_scenario(path)
-
-
-def family_scenarios(family: Family, variant: str) -> tuple[program.Scenario, ...]:
+def family_scenarios(family: Family, variant: str) -> tuple[Scenario, ...]:
     """Return the scenarios that a variant of a family is put through.
 
     Raises:
@@ -180,7 +164,7 @@ def family_scenarios(family: Family, variant: str) -> tuple[program.Scenario, ..
             f"{family.name}: its module.yaml names no scenario",
             hint="add `scenarios: [load-unload]`, or say --scenario",
         )
-    return tuple(find_scenario(name) for name in names)
+    return tuple(scenario.load_scenario(scenario.find_scenario(name)) for name in names)
 
 
 def run_trials(

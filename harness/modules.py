@@ -109,6 +109,14 @@ def find_family(name: str) -> Family:
     return load_family(folder.resolve())
 
 
+def all_families() -> tuple[Family, ...]:
+    """Return the families under ``kmods/`` that have a data file."""
+    return tuple(
+        load_family(path.parent.resolve())
+        for path in sorted(data_dir("kmods").glob("*/module.yaml"))
+    )
+
+
 def load_family(folder: Path) -> Family:
     """Read a family's data file; a folder without one has one variant and no scenario.
 
