@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What the kernel shows of itself, before and after: sets of lines, and which
+ * of them appeared or vanished. What that means is judged outside.
+ *
+ * The audit file has one line for each thing to read: `section kind path`, and
+ * for `tree` any number of paths to leave out. Kinds:
+ *   lines     all lines of a file
+ *   first     the first word of each line of a file
+ *   names     the names in a directory
+ *   tree      all paths below a directory, on its own filesystem only
+ *   kthreads  names of kernel threads (path is /proc)
+ *   slabs     names of slab caches (path is /sys/kernel/slab or /proc/slabinfo)
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "executor.h"
+
+#define MAX_SECTIONS	32
+#define MAX_SKIPS	8
+#define MAX_TOLD	100	/* lines told per section */
+#define RECHECKS	20
+#define RECHECK_US	10000
+#define PF_KTHREAD	0x00200000	/* include/linux/sched.h */
+
+struct lines {
+	char *text;		/* NUL-terminated strings, one after another */
+	size_t len, room;
+	const char **sorted;
+	size_t n;
+};
+
+struct section {
+	char *name, *path;
+	void (*read)(const struct section *section, struct lines *to);
+	char *skip[MAX_SKIPS];
+	unsigned int nskips;
+	struct lines baseline;
+};
+
+static struct section sections[MAX_SECTIONS];
+static unsigned int nsections;
+
+static void *must(void *memory)
+{
+	if (!memory) {
+		ev_begin("trouble");
+		ev_str("what", "audit: out of memory");
+		ev_end_always();
+		_exit(3);
+	}
+	return memory;
+}
+
+static void add(struct lines *to, const char *line, size_t len)
+{
+	if (to->len + len + 1 > to->room) {
+		to->room = (to->room + len + 1) * 2;
+		to->text = must(realloc(to->text, to->room));
+	}
+	memcpy(to->text + to->len, line, len);
+	to->text[to->len + len] = '\0';
+	to->len += len + 1;
+	to->n++;
+}
+
+static void drop(struct lines *lines)
+{
+	free(lines->text);
+	free(lines->sorted);
+	memset(lines, 0, sizeof(*lines));
+}
+
+static int compare(const void *a, const void *b)
+{
+	return strcmp(*(const char * const *)a, *(const char * const *)b);
+}
+
+/* Sorted and without repetition: sets, as the comparison wants them. */
+static void settle(struct lines *lines)
+{
+	const char *line = lines->text;
+	size_t kept = 0;
+
+	lines->sorted = must(malloc((lines->n + 1) * sizeof(*lines->sorted)));
+	for (size_t i = 0; i < lines->n; i++, line += strlen(line) + 1)
+		lines->sorted[i] = line;
+	qsort(lines->sorted, lines->n, sizeof(*lines->sorted), compare);
+	for (size_t i = 0; i < lines->n; i++) {
+		if (!kept || strcmp(lines->sorted[kept - 1], lines->sorted[i]))
+			lines->sorted[kept++] = lines->sorted[i];
+	}
+	lines->n = kept;
+}
+
+static void each_line(const char *path, struct lines *to, bool first_word, unsigned int header)
+{
+	FILE *file = fopen(path, "re");
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t len;
+
+	if (!file)
+		return;
+	while ((len = getline(&line, &room, file)) > 0) {
+		if (header) {
+			header--;
+			continue;
+		}
+		if (line[len - 1] == '\n')
+			line[--len] = '\0';
+		add(to, line, first_word ? strcspn(line, " \t") : (size_t)len);
+	}
+	free(line);
+	fclose(file);
+}
+
+static void read_lines(const struct section *section, struct lines *to)
+{
+	each_line(section->path, to, false, 0);
+}
+
+static void read_first(const struct section *section, struct lines *to)
+{
+	each_line(section->path, to, true, 0);
+}
+
+static bool is_dots(const char *name)
+{
+	return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+static void read_names(const struct section *section, struct lines *to)
+{
+	DIR *dir = opendir(section->path);
+	struct dirent *entry;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		if (!is_dots(entry->d_name))
+			add(to, entry->d_name, strlen(entry->d_name));
+	}
+	closedir(dir);
+}
+
+static void read_slabs(const struct section *section, struct lines *to)
+{
+	/* Version and column names come first in /proc/slabinfo. */
+	if (strstr(section->path, "slabinfo"))
+		each_line(section->path, to, true, 2);
+	else
+		read_names(section, to);
+}
+
+static bool is_skipped(const struct section *section, const char *path)
+{
+	for (unsigned int i = 0; i < section->nskips; i++) {
+		if (!strcmp(section->skip[i], path))
+			return true;
+	}
+	return false;
+}
+
+static void walk(const struct section *section, const char *path, dev_t dev, struct lines *to)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	struct stat st;
+	char *below;
+
+	if (!dir)
+		return;
+	/* Other filesystems mounted below have sections of their own. */
+	if (fstat(dirfd(dir), &st) || (dev && st.st_dev != dev)) {
+		closedir(dir);
+		return;
+	}
+	while ((entry = readdir(dir))) {
+		if (is_dots(entry->d_name))
+			continue;
+		if (asprintf(&below, "%s/%s", path, entry->d_name) < 0)
+			must(NULL);
+		if (!is_skipped(section, below)) {
+			add(to, below, strlen(below));
+			if (entry->d_type == DT_DIR)
+				walk(section, below, st.st_dev, to);
+		}
+		free(below);
+	}
+	closedir(dir);
+}
+
+static void read_tree(const struct section *section, struct lines *to)
+{
+	walk(section, section->path, 0, to);
+}
+
+/*
+ * Pool workers come and go with the load and are nobody's; a rescuer belongs
+ * to a workqueue (kworker/R-NAME since 6.9, plain NAME before).
+ */
+static void add_kthread(struct lines *to, const char *comm, size_t len)
+{
+	if (!strncmp(comm, "kworker/", 8) && strncmp(comm, "kworker/R-", 10))
+		add(to, "kworker", 7);
+	else
+		add(to, comm, len);
+}
+
+/* /proc/PID/stat: pid (comm) state ppid pgrp session tty tpgid flags */
+static void read_kthreads(const struct section *section, struct lines *to)
+{
+	DIR *dir = opendir(section->path);
+	struct dirent *entry;
+	char path[320], stat[512];
+	char *open, *close;
+	unsigned long flags;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
+			continue;
+		snprintf(path, sizeof(path), "%s/%s/stat", section->path, entry->d_name);
+		if (read_file(path, stat, sizeof(stat)) <= 0)
+			continue;
+		open = strchr(stat, '(');
+		close = strrchr(stat, ')');
+		if (!open || !close)
+			continue;
+		if (sscanf(close + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) == 1 &&
+		    flags & PF_KTHREAD)
+			add_kthread(to, open + 1, close - open - 1);
+	}
+	closedir(dir);
+}
+
+static const struct {
+	const char *name;
+	void (*read)(const struct section *section, struct lines *to);
+} kinds[] = {
+	{ "lines", read_lines }, { "first", read_first }, { "names", read_names },
+	{ "tree", read_tree }, { "kthreads", read_kthreads }, { "slabs", read_slabs },
+};
+
+static bool load_section(char *line)
+{
+	struct section *section = &sections[nsections];
+	char *name = strtok(line, " \t\n"), *kind, *path, *skip;
+
+	if (!name || *name == '#')
+		return true;
+	kind = strtok(NULL, " \t\n");
+	path = strtok(NULL, " \t\n");
+	if (!path || nsections == MAX_SECTIONS)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (!strcmp(kinds[i].name, kind))
+			section->read = kinds[i].read;
+	}
+	while ((skip = strtok(NULL, " \t\n"))) {
+		if (section->nskips == MAX_SKIPS)
+			return false;
+		section->skip[section->nskips++] = must(strdup(skip));
+	}
+	if (!section->read)
+		return false;
+	section->name = must(strdup(name));
+	section->path = must(strdup(path));
+	nsections++;
+	return true;
+}
+
+/* 0, or the number of the line that is wrong, or -1 without the file. */
+int audit_load(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	char *line = NULL;
+	int number = 0, bad = 0;
+	size_t room = 0;
+
+	if (!file)
+		return -1;
+	while (!bad && getline(&line, &room, file) > 0) {
+		number++;
+		if (!load_section(line))
+			bad = number;
+	}
+	free(line);
+	fclose(file);
+	return bad;
+}
+
+void audit_baseline(void)
+{
+	for (unsigned int i = 0; i < nsections; i++) {
+		drop(&sections[i].baseline);
+		sections[i].read(&sections[i], &sections[i].baseline);
+		settle(&sections[i].baseline);
+	}
+}
+
+static void tell_line(const struct section *section, const char *sign, const char *line,
+		      unsigned int *told)
+{
+	if ((*told)++ >= MAX_TOLD)
+		return;
+	ev_begin("residue");
+	ev_str("section", section->name);
+	ev_str("sign", sign);
+	ev_strn("line", line, strnlen(line, 512));
+	ev_end();
+}
+
+/* Walks both sorted sets at once; counts what is only in one of them. */
+static unsigned int differ(const struct section *section, const struct lines *now, bool tell)
+{
+	const struct lines *old = &section->baseline;
+	unsigned int count = 0, told = 0;
+	size_t i = 0, j = 0;
+
+	while (i < old->n || j < now->n) {
+		int order = i == old->n ? 1 : j == now->n ? -1 :
+			    strcmp(old->sorted[i], now->sorted[j]);
+
+		if (order) {
+			count++;
+			if (tell)
+				tell_line(section, order < 0 ? "-" : "+",
+					  order < 0 ? old->sorted[i] : now->sorted[j], &told);
+		}
+		i += order <= 0;
+		j += order >= 0;
+	}
+	if (tell && count > MAX_TOLD) {
+		ev_begin("residue-cut");
+		ev_str("section", section->name);
+		ev_u64("more", count - MAX_TOLD);
+		ev_end();
+	}
+	return count;
+}
+
+/*
+ * Some things are released by work items and RCU callbacks a little after
+ * unload has returned: a difference counts when it stays for 200 ms.
+ */
+void audit_compare(void)
+{
+	unsigned int rechecks = 0;
+
+	for (unsigned int i = 0; i < nsections; i++) {
+		for (;;) {
+			struct lines now = { };
+			bool last = rechecks == RECHECKS;
+
+			sections[i].read(&sections[i], &now);
+			settle(&now);
+			if (!differ(&sections[i], &now, last) || last) {
+				drop(&now);
+				break;
+			}
+			drop(&now);
+			rechecks++;
+			sleep_us(RECHECK_US);
+		}
+	}
+	ev_begin("audited");
+	ev_u64("sections", nsections);
+	ev_u64("rechecks", rechecks);
+	ev_end();
+}

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The in-guest executor: runs one program of concurrent actors with raw system
+ * calls and reports what happened as JSON lines. See main.c for its modes.
+ *
+ * Order of the files, lowest first: util, channel, report, words, program,
+ * ops_*, modlife, optable, actor, audit, detectors, tell, run, agent, main.
+ */
+#ifndef EXECUTOR_H
+#define EXECUTOR_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+
+/* Limits that harness/ops.py knows too; `executor tables` prints them. */
+#define MAX_PROGRAM	131072	/* bytes of program text */
+#define MAX_CONTENT	(64 << 20)	/* bytes of a program or payload */
+#define MAX_ACTORS	64
+#define MAX_NODES	4096	/* ops and control blocks of a whole program */
+#define MAX_DEPTH	16	/* nesting of loop and choose */
+#define MAX_PARAMS	6	/* fixed parameters of one op */
+#define MAX_REST	24	/* words of an op's open end (argv, names) */
+#define MAX_SLOTS	16	/* file descriptors an actor holds at once */
+#define MAX_MAPS	4
+#define MAX_BARRIERS	16
+#define MAX_IO		65536	/* bytes of one read, write or map */
+#define MAX_MODULES	8	/* modules that one program loads or unloads */
+
+#define MAX_DATA	4	/* lost-data events kept per actor */
+#define MAX_INSIDE	4	/* tasks found inside an unloaded module */
+#define MAX_LIVES	8	/* loads of modules remembered, newest first */
+#define REPORT_BYTES	(256 * 1024)
+#define STACK_TEXT	2048
+#define NAME_LEN	64
+
+/* The two actors that every program has besides its own. */
+#define ACTOR_SETUP	MAX_ACTORS
+#define ACTOR_TEARDOWN	(MAX_ACTORS + 1)
+#define ALL_ACTORS	(MAX_ACTORS + 2)
+
+/*
+ * What an op answers: 0, an errno, or one of these. They share one space of
+ * numbers so that a scenario can expect them by name like any errno.
+ */
+enum result {
+	RES_OK = 0,
+	RES_FIRST_PSEUDO = 200,
+	RES_SHORT = 200,	/* fewer bytes written than asked for */
+	RES_SIGBUS,		/* touching a mapping raised SIGBUS */
+	RES_SIGSEGV,		/* touching a mapping raised SIGSEGV */
+	RES_EXIT,		/* exec: exit status was not 0 */
+	RES_SIGNAL,		/* exec: killed by a signal */
+	RES_SKIPPED,		/* the slot is empty: no system call was made */
+	RES_MAX,
+};
+
+#define RESULT_BITS	256
+
+struct result_set {
+	bool any;
+	uint64_t bits[RESULT_BITS / 64];
+};
+
+/* util.c */
+uint64_t now_us(void);
+void sleep_us(uint64_t us);
+ssize_t read_file(const char *path, char *buf, size_t size);
+int write_file(const char *path, const char *data, size_t len);
+long futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t timeout_us);
+void futex_wake_all(_Atomic uint32_t *word);
+const char *result_name(int res);
+int result_by_name(const char *name);
+void result_add(struct result_set *set, int res);
+bool result_has(const struct result_set *set, int res);
+const char *signal_name(int sig);
+uint64_t splitmix64(uint64_t *state);
+void pattern_fill(unsigned char *buf, size_t len, uint64_t key, uint64_t offset);
+void copy_name(char *to, size_t size, const char *from);
+
+/* channel.c: the way out (report) and in (program). */
+void channel_open_stdout(void);
+int channel_open_guest(const char **why);
+void channel_reopen(void);
+void channel_drop(void);
+void channel_write(const char *buf, size_t len);
+ssize_t channel_read_input(char **content);
+void channel_pause_machine(void);
+void channel_exit_machine(void);
+const char *channel_kind(void);
+bool channel_in_guest(void);
+
+/* report.c: JSON lines, bounded in all. */
+struct report_state {
+	_Atomic uint32_t used;
+	_Atomic uint32_t truncated;
+};
+
+void report_use(struct report_state *state);
+void ev_begin(const char *event);
+void ev_str(const char *key, const char *value);
+void ev_strn(const char *key, const char *value, size_t len);
+void ev_hex(const char *key, const unsigned char *value, size_t len);
+void ev_u64(const char *key, uint64_t value);
+void ev_int(const char *key, int64_t value);
+void ev_addr(const char *key, uint64_t value);
+void ev_bool(const char *key, bool value);
+void ev_results(const char *key, const struct result_set *set);
+void ev_object(const char *key);
+void ev_object_end(void);
+void ev_end(void);
+void ev_end_always(void);
+
+/* program.c: text to a tree of nodes. */
+enum node_kind { NODE_OP, NODE_LOOP, NODE_CHOOSE, NODE_BRANCH };
+
+struct op_type;
+
+struct arg {
+	int64_t i;		/* numbers, slots, flags; keys as bits */
+	bool set;		/* keys: a key was given */
+	char *s;		/* strings */
+};
+
+struct node {
+	enum node_kind kind;
+	uint32_t end;		/* index after the last node of this block */
+	uint64_t count;		/* loop: turns; branch: weight; choose: sum */
+	const struct op_type *type;
+	struct arg arg[MAX_PARAMS];
+	char **rest;		/* NULL-terminated */
+	unsigned int nrest;
+	struct result_set expect;
+	struct result_set stop;
+	uint32_t retries;
+	char *place;		/* path in the scenario */
+	char *text;		/* op and arguments as they were written */
+};
+
+struct actor {
+	char *name;
+	char *place;
+	bool thread;
+	bool killable;		/* some op of the program signals it */
+	int fifo;		/* real-time priority, 0 for SCHED_OTHER */
+	uint64_t repeat;	/* 0: no limit of its own */
+	uint64_t until;		/* bit set of actors */
+	char *until_names;
+	uint32_t first, end;	/* nodes of the body */
+	uint32_t barriers;	/* bit set of those it takes part in */
+};
+
+struct program {
+	char *name;
+	uint64_t seed;
+	uint64_t bound_us;
+	bool kmemleak;
+	unsigned int nactors;
+	struct actor actor[ALL_ACTORS];
+	struct node *node;	/* MAX_NODES */
+	uint32_t nnodes;
+	unsigned int nmodules;
+	char module[MAX_MODULES][NAME_LEN];
+};
+
+struct parse_error {
+	unsigned int line;
+	char why[160];
+};
+
+struct flag {
+	const char *name;
+	int64_t value;
+};
+
+/* words.c: lines, words and numbers of a program text. */
+#define MAX_WORDS	40
+
+struct parser {
+	char *text, *next, *end;
+	struct program *prog;
+	struct parse_error *err;
+	char *word[MAX_WORDS];
+	unsigned int nwords;
+	char *raw;		/* the line before it was decoded */
+	bool failed;
+};
+
+__attribute__((format(printf, 2, 3)))
+bool parse_fail(struct parser *p, const char *fmt, ...);
+bool parse_line(struct parser *p);
+bool need_words(struct parser *p, unsigned int n);
+bool get_u64(struct parser *p, const char *word, uint64_t *value);
+bool get_int(struct parser *p, const char *word, int64_t low, int64_t high, int64_t *value);
+bool get_mode(struct parser *p, const char *word, int64_t *value);
+bool get_string(struct parser *p, const char *word, char **to);
+bool get_list(struct parser *p, const char *word,
+	      bool (*one)(struct parser *p, const char *name, void *to), void *to);
+bool get_results(struct parser *p, const char *word, struct result_set *set);
+bool get_flags(struct parser *p, const char *word, const struct flag *table, int64_t *value);
+bool get_choice(struct parser *p, const char *word, const struct flag *table, int64_t *value);
+
+struct program *program_parse(const char *text, size_t len, struct parse_error *err);
+int program_module(const struct program *prog, const char *name);
+void module_name_of_path(char *to, size_t size, const char *path);
+
+/* State that outlives a dying actor: one MAP_SHARED area. */
+struct data_event {
+	uint32_t node;
+	uint64_t offset;
+	const char *what;	/* a literal: same address in every fork */
+	uint8_t nexpected, ngot;
+	unsigned char expected[32], got[32];
+};
+
+struct actor_state {
+	_Atomic int32_t pid, tid;
+	_Atomic uint32_t node;		/* index + 1 of the op it is in */
+	_Atomic uint64_t iterations;
+	_Atomic uint32_t done;		/* ended by itself */
+	_Atomic int32_t died;		/* signal, or -1 when unknown */
+	_Atomic uint32_t left;		/* has left its barriers */
+	_Atomic uint32_t ndata;
+	struct data_event data[MAX_DATA];
+};
+
+#define NODE_RESULTS	7
+
+struct node_state {
+	struct { uint32_t res; uint32_t count; } seen[NODE_RESULTS];
+	uint32_t other;
+	uint32_t unexpected;		/* result + 1 of the first one */
+	_Atomic uint32_t nunexpected;
+};
+
+struct inside {
+	_Atomic uint32_t ready;
+	uint32_t actor, node, by_actor, by_node;
+	uint64_t base, size;
+	char module[NAME_LEN];
+	char stack[STACK_TEXT];
+};
+
+struct life {
+	uint32_t module;		/* index into program.module */
+	uint32_t number;		/* nth load of that module */
+	uint64_t base, size;
+	uint64_t loaded_us, unloaded_us;
+};
+
+struct shared {
+	struct report_state report;
+	_Atomic uint32_t ready, go, ended;
+	/* turn << 32 | arrived << 16 | members, so that one CAS moves all */
+	_Atomic uint64_t barrier[MAX_BARRIERS];
+	struct actor_state actor[ALL_ACTORS];
+	_Atomic uint32_t loads[MAX_MODULES], unloads[MAX_MODULES];
+	_Atomic uint32_t nlives;
+	struct life life[MAX_LIVES];
+	_Atomic uint32_t ninside;
+	struct inside inside[MAX_INSIDE];
+	struct node_state node[MAX_NODES];
+};
+
+extern struct shared *shared;
+
+/* One running actor. */
+struct ctx {
+	const struct program *prog;
+	unsigned int index;		/* actor number */
+	uint32_t node;			/* node number of the op under way */
+	struct actor_state *st;
+	uint64_t rng;
+	int fd[MAX_SLOTS];
+	uint64_t pos[MAX_SLOTS];
+	unsigned char *map[MAX_MAPS];
+	size_t map_len[MAX_MAPS];
+	uint64_t map_offset[MAX_MAPS];
+	unsigned char *buf, *want;	/* MAX_IO each */
+};
+
+/* optable.c: what ops there are and what words they take. */
+enum param_kind {
+	P_SLOT, P_MAP, P_COUNT, P_NUMBER, P_OFFSET, P_U64, P_KEY, P_MODE,
+	P_BARRIER, P_PATH, P_TEXT, P_ACTOR, P_FLAGS, P_CHOICE,
+};
+
+struct param {
+	enum param_kind kind;
+	const char *table_name;
+	const struct flag *table;
+};
+
+struct op_type {
+	const char *name;
+	int (*run)(struct ctx *c, const struct node *n);
+	struct param param[MAX_PARAMS];
+	unsigned int nparams;
+	bool rest;
+	bool process_only;
+};
+
+const struct op_type *op_by_name(const char *name);
+const struct op_type *op_by_index(unsigned int i);
+void tables_print(void);
+
+/* ops_file.c, ops_fs.c, ops_task.c, ops_module.c */
+int op_open(struct ctx *c, const struct node *n);
+int op_close(struct ctx *c, const struct node *n);
+int op_read(struct ctx *c, const struct node *n);
+int op_write(struct ctx *c, const struct node *n);
+int op_pread(struct ctx *c, const struct node *n);
+int op_pwrite(struct ctx *c, const struct node *n);
+int op_lseek(struct ctx *c, const struct node *n);
+int op_fsync(struct ctx *c, const struct node *n);
+int op_ftruncate(struct ctx *c, const struct node *n);
+int op_ioctl(struct ctx *c, const struct node *n);
+int op_mmap(struct ctx *c, const struct node *n);
+int op_munmap(struct ctx *c, const struct node *n);
+int op_touch(struct ctx *c, const struct node *n);
+int op_poll(struct ctx *c, const struct node *n);
+int op_stat(struct ctx *c, const struct node *n);
+int op_readdir(struct ctx *c, const struct node *n);
+int op_mkdir(struct ctx *c, const struct node *n);
+int op_rmdir(struct ctx *c, const struct node *n);
+int op_unlink(struct ctx *c, const struct node *n);
+int op_rename(struct ctx *c, const struct node *n);
+int op_chdir(struct ctx *c, const struct node *n);
+int op_mount(struct ctx *c, const struct node *n);
+int op_umount(struct ctx *c, const struct node *n);
+int op_umount_all(struct ctx *c, const struct node *n);
+int op_sync(struct ctx *c, const struct node *n);
+int op_write_file(struct ctx *c, const struct node *n);
+int op_read_file(struct ctx *c, const struct node *n);
+int op_exec(struct ctx *c, const struct node *n);
+int op_kill(struct ctx *c, const struct node *n);
+int op_sleep(struct ctx *c, const struct node *n);
+int op_delay(struct ctx *c, const struct node *n);
+int op_yield(struct ctx *c, const struct node *n);
+int op_barrier(struct ctx *c, const struct node *n);
+int op_finit_module(struct ctx *c, const struct node *n);
+int op_delete_module(struct ctx *c, const struct node *n);
+
+void data_lost(struct ctx *c, const char *what, uint64_t offset,
+	       const unsigned char *expected, size_t nexpected,
+	       const unsigned char *got, size_t ngot);
+void task_signals_init(void);
+void barrier_leave(const struct program *prog, unsigned int actor);
+
+/* modlife.c: where modules lay, and who is still inside one. */
+bool module_range(const char *name, uint64_t *base, uint64_t *size);
+void life_loaded(const struct program *prog, int module, uint64_t us);
+uint32_t life_open(int module);
+void life_unloaded(uint32_t number, int module, uint64_t us);
+size_t stack_text(int pid, int tid, char *buf, size_t size);
+bool stack_in_range(const char *text, uint64_t base, uint64_t size);
+void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size);
+
+/* actor.c: start actors, run their bodies. */
+void actor_run(const struct program *prog, unsigned int index);
+int actor_spawn_process(const struct program *prog, unsigned int index);
+int actor_spawn_threads(const struct program *prog);
+void actor_ended(const struct program *prog, unsigned int index, int died);
+
+/* audit.c */
+int audit_load(const char *path);
+void audit_baseline(void);
+void audit_compare(void);
+
+/* detectors.c */
+void kmemleak_baseline(void);
+void kmemleak_report(void);
+void detectors_report(void);
+
+/* tell.c: what the report says about actors */
+void tell_news(const struct program *prog);
+void tell_died(const struct program *prog, unsigned int actor, uint32_t node);
+void tell_hang(const char *actor, const struct program *prog, uint32_t node, int pid, int tid);
+void tell_sums(const struct program *prog);
+void tell_modules(const struct program *prog);
+
+/* run.c */
+void shared_alloc(void);
+bool run_program(const struct program *prog);
+
+/* agent.c */
+int agent_main(const char *audit_file);
+
+#endif

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * executor run FILE [--audit FILE]   run a program from FILE (- is standard
+ *                                    input), report to standard output
+ * executor agent [--audit FILE]      in a guest: wait for a program, run it,
+ *                                    report to the debug console, power off
+ * executor tables                    what ops, flags, limits and results it has
+ *
+ * Exit status of run: 0 when everything ended by itself, 1 when not, 2 for a
+ * bad program or usage, 3 for trouble of its own. Build: gcc -O2 -static *.c
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "executor.h"
+
+static ssize_t read_all(int fd, char *buf, size_t size)
+{
+	size_t len = 0;
+	ssize_t n;
+
+	while (len < size) {
+		n = read(fd, buf + len, size - len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (!n)
+			break;
+		len += n;
+	}
+	return len;
+}
+
+static int run_main(const char *file, const char *audit_file)
+{
+	/* One byte more than is allowed, so that the parser sees the excess. */
+	static char text[MAX_PROGRAM + 1];
+	struct parse_error err;
+	const struct program *prog;
+	int fd = strcmp(file, "-") ? open(file, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
+	ssize_t len = fd < 0 ? -1 : read_all(fd, text, sizeof(text));
+
+	channel_open_stdout();
+	if (len < 0) {
+		fprintf(stderr, "executor: %s: %s\n", file, strerror(errno));
+		return 2;
+	}
+	if (audit_file && audit_load(audit_file)) {
+		fprintf(stderr, "executor: %s: not an audit file\n", audit_file);
+		return 2;
+	}
+	prog = program_parse(text, len, &err);
+	if (!prog) {
+		ev_begin("bad-program");
+		ev_u64("line", err.line);
+		ev_str("why", err.why);
+		ev_end_always();
+		return 2;
+	}
+	audit_baseline();
+	return run_program(prog) ? 0 : 1;
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: executor run FILE [--audit FILE] | agent [--audit FILE] | tables\n");
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	const char *audit_file = NULL;
+
+	if (argc >= 4 && !strcmp(argv[argc - 2], "--audit")) {
+		audit_file = argv[argc - 1];
+		argc -= 2;
+	}
+	shared_alloc();
+	if (argc == 3 && !strcmp(argv[1], "run"))
+		return run_main(argv[2], audit_file);
+	if (argc == 2 && !strcmp(argv[1], "agent"))
+		return agent_main(audit_file);
+	if (argc == 2 && !strcmp(argv[1], "tables")) {
+		tables_print();
+		return 0;
+	}
+	return usage();
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Where modules lay in each of their lives, and whether a task is still inside
+ * one that is gone. /proc/modules: `name size users deps state 0xbase`.
+ * A frame of /proc/PID/stack is `[<0>] symbol+0x1/0x2 [module]`, or the bare
+ * address where no symbol covers it any more (kernel/kallsyms.c,
+ * __sprint_symbol).
+ */
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "executor.h"
+
+#define NO_LIFE		UINT32_MAX
+
+bool module_range(const char *name, uint64_t *base, uint64_t *size)
+{
+	char line[1024], found[NAME_LEN];
+	unsigned long long bytes, start;
+	bool ok = false;
+	FILE *file;
+
+	file = fopen("/proc/modules", "re");
+	if (!file)
+		return false;
+	while (!ok && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63s %llu %*s %*s %*s %llx", found, &bytes, &start) != 3)
+			continue;
+		if (strcmp(found, name))
+			continue;
+		*base = start;
+		*size = bytes;
+		ok = true;
+	}
+	fclose(file);
+	return ok;
+}
+
+void life_loaded(const struct program *prog, int module, uint64_t us)
+{
+	struct life *life;
+
+	if (module < 0)
+		return;
+	life = &shared->life[atomic_fetch_add(&shared->nlives, 1) % MAX_LIVES];
+	life->module = module;
+	life->number = atomic_fetch_add(&shared->loads[module], 1) + 1;
+	life->base = 0;
+	life->size = 0;
+	life->loaded_us = us;
+	life->unloaded_us = 0;
+	module_range(prog->module[module], &life->base, &life->size);
+}
+
+/* The load of a module that nobody has reported as unloaded yet. */
+uint32_t life_open(int module)
+{
+	for (uint32_t i = 0; i < MAX_LIVES; i++) {
+		const struct life *life = &shared->life[i];
+
+		if (life->number && (int)life->module == module && !life->unloaded_us)
+			return i;
+	}
+	return NO_LIFE;
+}
+
+void life_unloaded(uint32_t number, int module, uint64_t us)
+{
+	if (module >= 0)
+		atomic_fetch_add(&shared->unloads[module], 1);
+	if (number != NO_LIFE && (int)shared->life[number].module == module)
+		shared->life[number].unloaded_us = us;
+}
+
+/* Kernel stack of one task as text; empty where it may not be read. */
+size_t stack_text(int pid, int tid, char *buf, size_t size)
+{
+	char path[64];
+	ssize_t len;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stack", pid, tid);
+	len = read_file(path, buf, size);
+	if (len < 0) {
+		buf[0] = '\0';
+		return 0;
+	}
+	return len;
+}
+
+bool stack_in_range(const char *text, uint64_t base, uint64_t size)
+{
+	for (const char *frame = text; (frame = strstr(frame, "] 0x")); frame += 4) {
+		uint64_t address = strtoull(frame + 2, NULL, 16);
+
+		if (address >= base && address - base < size)
+			return true;
+	}
+	return false;
+}
+
+static void note_inside(const struct ctx *c, unsigned int actor, const char *module,
+			uint64_t base, uint64_t size, const char *text)
+{
+	uint32_t slot = atomic_fetch_add(&shared->ninside, 1);
+	uint32_t node = atomic_load(&shared->actor[actor].node);
+	struct inside *in;
+
+	if (slot >= MAX_INSIDE)
+		return;
+	in = &shared->inside[slot];
+	in->actor = actor;
+	in->node = node;
+	in->by_actor = c->index;
+	in->by_node = c->node;
+	in->base = base;
+	in->size = size;
+	copy_name(in->module, sizeof(in->module), module);
+	copy_name(in->stack, sizeof(in->stack), text);
+	atomic_store(&in->ready, 1);
+}
+
+/* Looks at one task; for a process actor at each of its threads. */
+static bool task_inside(int pid, int tid, uint64_t base, uint64_t size, char *text)
+{
+	return stack_text(pid, tid, text, STACK_TEXT) && stack_in_range(text, base, size);
+}
+
+void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size)
+{
+	char text[STACK_TEXT];
+
+	for (unsigned int i = 0; i < c->prog->nactors; i++) {
+		struct actor_state *st = &shared->actor[i];
+		int pid = atomic_load(&st->pid), tid = atomic_load(&st->tid);
+
+		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
+			continue;
+		if (task_inside(pid, tid, base, size, text))
+			note_inside(c, i, module, base, size, text);
+	}
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One program from start to end: setup, actors, teardown, audit, each in
+ * children that may hang or die without taking the report with them.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "executor.h"
+
+#define TICK_US		5000
+/* Guest time for what comes after the actors; it has no reason to be long. */
+#define TEARDOWN_US	5000000
+#define AUDIT_US	30000000
+#define KILL_WAITS	200
+#define KILL_WAIT_US	5000
+
+struct shared *shared;
+
+static pid_t threads_pid;
+static bool killing;		/* deaths are our own doing from here on */
+static unsigned int nhangs, nstuck;
+
+void shared_alloc(void)
+{
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED) {
+		perror("executor: shared memory");
+		exit(3);
+	}
+	report_use(&shared->report);
+}
+
+static void tell_trouble(const char *what, int err)
+{
+	ev_begin("trouble");
+	ev_str("what", what);
+	ev_str("errno", result_name(err) ?: "?");
+	ev_end_always();
+}
+
+static void note_death(const struct program *prog, unsigned int actor, int sig)
+{
+	struct actor_state *st = &shared->actor[actor];
+	uint32_t node = atomic_load(&st->node);
+
+	if (atomic_load(&st->done) || atomic_load(&st->died))
+		return;
+	actor_ended(prog, actor, sig);
+	if (!killing)
+		tell_died(prog, actor, node);
+}
+
+static void on_exit_of(const struct program *prog, pid_t pid, int status)
+{
+	/* -1: it left through exit, which no actor does before it is done. */
+	int sig = WIFSIGNALED(status) ? WTERMSIG(status) : -1;
+
+	for (unsigned int i = 0; i < ALL_ACTORS; i++) {
+		if (prog->actor[i].name && atomic_load(&shared->actor[i].pid) == pid)
+			note_death(prog, i, sig);
+	}
+	if (pid == threads_pid)
+		threads_pid = 0;
+}
+
+/* An oops kills one thread and leaves its process, so each is asked for. */
+static void look_for_dead_threads(const struct program *prog)
+{
+	for (unsigned int i = 0; threads_pid && i < prog->nactors; i++) {
+		int tid = atomic_load(&shared->actor[i].tid);
+
+		if (!prog->actor[i].thread || !tid)
+			continue;
+		if (syscall(SYS_tgkill, threads_pid, tid, 0) && errno == ESRCH)
+			note_death(prog, i, -1);
+	}
+}
+
+static void reap(const struct program *prog)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		on_exit_of(prog, pid, status);
+	look_for_dead_threads(prog);
+}
+
+static bool is_running(unsigned int actor)
+{
+	const struct actor_state *st = &shared->actor[actor];
+
+	return atomic_load(&st->pid) && !atomic_load(&st->done) && !atomic_load(&st->died);
+}
+
+/* Blocked tasks on the console, for stacks that /proc does not show. */
+static void sysrq_blocked(void)
+{
+	static bool done;
+
+	if (done || !channel_in_guest())
+		return;
+	done = true;
+	write_file("/proc/sysrq-trigger", "w", 1);
+}
+
+/* Kills what still runs; returns how many actors not even SIGKILL has ended. */
+static unsigned int kill_rest(const struct program *prog, unsigned int first, unsigned int end)
+{
+	unsigned int left = 0;
+
+	killing = true;
+	for (unsigned int i = first; i < end; i++) {
+		if (is_running(i))
+			kill(atomic_load(&shared->actor[i].pid), SIGKILL);
+	}
+	for (unsigned int waits = 0; waits < KILL_WAITS; waits++) {
+		left = 0;
+		reap(prog);
+		for (unsigned int i = first; i < end; i++)
+			left += is_running(i);
+		if (!left)
+			break;
+		sleep_us(KILL_WAIT_US);
+	}
+	killing = false;
+	return left;
+}
+
+static void tell_hung(const struct program *prog, unsigned int first, unsigned int end)
+{
+	for (unsigned int i = first; i < end; i++) {
+		const struct actor_state *st = &shared->actor[i];
+
+		if (!is_running(i))
+			continue;
+		nhangs++;
+		tell_hang(prog->actor[i].name, prog, atomic_load(&st->node),
+			  atomic_load(&st->pid), atomic_load(&st->tid));
+	}
+}
+
+/* Waits until @word has reached @goal, telling what happens on the way. */
+static bool wait_word(const struct program *prog, _Atomic uint32_t *word, uint32_t goal,
+		      uint64_t deadline)
+{
+	for (;;) {
+		uint32_t seen = atomic_load(word);
+
+		reap(prog);
+		tell_news(prog);
+		if (atomic_load(word) >= goal)
+			return true;
+		if (now_us() >= deadline)
+			return false;
+		futex_wait(word, seen, TICK_US);
+	}
+}
+
+/* Actors first..end-1 are under way; after this none of them is, or it is stuck. */
+static void wait_actors(const struct program *prog, unsigned int first, unsigned int end,
+			uint32_t goal, uint64_t deadline)
+{
+	if (wait_word(prog, &shared->ended, goal, deadline))
+		return;
+	tell_hung(prog, first, end);
+	sysrq_blocked();
+	nstuck += kill_rest(prog, first, end);
+	tell_news(prog);
+}
+
+/* Setup or teardown; true when every op answered as it should. */
+static bool run_phase(const struct program *prog, unsigned int index, uint64_t deadline)
+{
+	const struct actor *actor = &prog->actor[index];
+	uint32_t goal = atomic_load(&shared->ended) + 1;
+	int err;
+
+	if (actor->first == actor->end)
+		return true;
+	err = actor_spawn_process(prog, index);
+	if (err) {
+		tell_trouble("fork", err);
+		return false;
+	}
+	wait_actors(prog, index, index + 1, goal, deadline);
+	for (uint32_t i = actor->first; i < actor->end; i++) {
+		if (atomic_load(&shared->node[i].nunexpected))
+			return false;
+	}
+	return atomic_load(&shared->actor[index].done);
+}
+
+static void count_barriers(const struct program *prog)
+{
+	for (unsigned int b = 0; b < MAX_BARRIERS; b++) {
+		uint64_t members = 0;
+
+		for (unsigned int i = 0; i < prog->nactors; i++)
+			members += prog->actor[i].barriers >> b & 1;
+		atomic_store(&shared->barrier[b], members);
+	}
+}
+
+static bool spawn_all(const struct program *prog)
+{
+	bool threads = false;
+	int err = 0;
+
+	for (unsigned int i = 0; i < prog->nactors && !err; i++) {
+		if (prog->actor[i].thread)
+			threads = true;
+		else
+			err = actor_spawn_process(prog, i);
+	}
+	if (threads && !err) {
+		threads_pid = actor_spawn_threads(prog);
+		err = threads_pid < 0 ? -threads_pid : 0;
+	}
+	if (err)
+		tell_trouble("fork", err);
+	return !err;
+}
+
+static bool run_actors(const struct program *prog, uint64_t deadline)
+{
+	uint32_t goal = atomic_load(&shared->ended) + prog->nactors;
+	bool ok = true;
+
+	count_barriers(prog);
+	if (!spawn_all(prog)) {
+		nstuck += kill_rest(prog, 0, prog->nactors);
+		return false;
+	}
+	/* One that dies before it is ready shows in the wait for the end. */
+	wait_word(prog, &shared->ready, prog->nactors, deadline);
+	atomic_store(&shared->go, 1);
+	futex_wake_all(&shared->go);
+	wait_actors(prog, 0, prog->nactors, goal, deadline);
+	for (unsigned int i = 0; i < prog->nactors; i++)
+		ok &= atomic_load(&shared->actor[i].done) || prog->actor[i].killable;
+	return ok;
+}
+
+/* Runs @work in a child, because what it reads may block for ever. */
+static bool run_bounded(const char *name, void (*work)(void), uint64_t bound_us)
+{
+	uint64_t deadline = now_us() + bound_us;
+	unsigned int waits = 0;
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		channel_reopen();
+		work();
+		_exit(0);
+	}
+	if (pid < 0) {
+		tell_trouble("fork", errno);
+		return false;
+	}
+	while (!waitpid(pid, &status, WNOHANG)) {
+		if (now_us() >= deadline && !waits++) {
+			nhangs++;
+			tell_hang(name, NULL, 0, pid, pid);
+			sysrq_blocked();
+			kill(pid, SIGKILL);
+		} else if (waits && waits++ == KILL_WAITS) {
+			nstuck++;
+			return false;
+		}
+		sleep_us(1000);
+	}
+	return !waits && WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+/* Returns whether everything ended by itself. */
+bool run_program(const struct program *prog)
+{
+	uint64_t start = now_us();
+	bool ok;
+
+	ev_begin("start");
+	ev_str("program", prog->name);
+	ev_u64("seed", prog->seed);
+	ev_u64("us", start);
+	ev_end();
+	ok = run_phase(prog, ACTOR_SETUP, start + prog->bound_us);
+	if (ok)
+		ok = run_actors(prog, start + prog->bound_us);
+	ok &= run_phase(prog, ACTOR_TEARDOWN, now_us() + TEARDOWN_US);
+	tell_news(prog);
+	tell_sums(prog);
+	tell_modules(prog);
+	/* What a stuck task still holds is no residue of the module. */
+	if (!nstuck) {
+		ok &= run_bounded("audit", audit_compare, AUDIT_US);
+		if (prog->kmemleak)
+			ok &= run_bounded("kmemleak", kmemleak_report, AUDIT_US);
+	}
+	detectors_report();
+	ev_begin("end");
+	ev_u64("us", now_us());
+	ev_bool("ok", ok && !nhangs);
+	ev_u64("hangs", nhangs);
+	ev_u64("stuck", nstuck);
+	ev_end_always();
+	return ok && !nhangs;
+}

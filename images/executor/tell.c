@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What the report says about actors: news while they run, sums at the end. */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+
+#include "executor.h"
+
+static uint32_t data_told[ALL_ACTORS];
+static bool unexpected_told[MAX_NODES];
+static bool inside_told[MAX_INSIDE];
+
+static void ev_where(const struct program *prog, const char *key, uint32_t node_plus_1)
+{
+	if (node_plus_1)
+		ev_str(key, prog->node[node_plus_1 - 1].place);
+}
+
+static void tell_data(const struct program *prog, unsigned int actor)
+{
+	struct actor_state *st = &shared->actor[actor];
+	uint32_t count = atomic_load(&st->ndata);
+
+	for (; data_told[actor] < count && data_told[actor] < MAX_DATA; data_told[actor]++) {
+		const struct data_event *event = &st->data[data_told[actor]];
+
+		ev_begin("data");
+		ev_str("actor", prog->actor[actor].name);
+		ev_where(prog, "where", event->node + 1);
+		ev_str("op", prog->node[event->node].type->name);
+		ev_str("what", event->what);
+		ev_u64("offset", event->offset);
+		ev_hex("expected", event->expected, event->nexpected);
+		ev_hex("got", event->got, event->ngot);
+		ev_end();
+	}
+}
+
+static void tell_unexpected(const struct program *prog, unsigned int actor)
+{
+	for (uint32_t i = prog->actor[actor].first; i < prog->actor[actor].end; i++) {
+		uint32_t count = atomic_load(&shared->node[i].nunexpected);
+
+		if (!count || unexpected_told[i])
+			continue;
+		unexpected_told[i] = true;
+		ev_begin("unexpected");
+		ev_str("actor", prog->actor[actor].name);
+		ev_str("where", prog->node[i].place);
+		ev_str("op", prog->node[i].text);
+		ev_str("errno", result_name(shared->node[i].unexpected - 1) ?: "?");
+		ev_results("allowed", &prog->node[i].expect);
+		ev_u64("count", count);
+		ev_end();
+	}
+}
+
+static void tell_inside(const struct program *prog)
+{
+	for (unsigned int i = 0; i < MAX_INSIDE; i++) {
+		const struct inside *in = &shared->inside[i];
+
+		if (inside_told[i] || !atomic_load(&in->ready))
+			continue;
+		inside_told[i] = true;
+		ev_begin("inside");
+		ev_str("actor", prog->actor[in->actor].name);
+		ev_where(prog, "where", in->node);
+		ev_str("module", in->module);
+		ev_addr("base", in->base);
+		ev_u64("size", in->size);
+		ev_str("by", prog->actor[in->by_actor].name);
+		ev_where(prog, "by_where", in->by_node + 1);
+		ev_str("stack", in->stack);
+		ev_end();
+	}
+}
+
+/* Told as it happens: a panic may end the report at any moment. */
+void tell_news(const struct program *prog)
+{
+	for (unsigned int i = 0; i < ALL_ACTORS; i++) {
+		if (!prog->actor[i].name)
+			continue;
+		tell_data(prog, i);
+		tell_unexpected(prog, i);
+	}
+	tell_inside(prog);
+}
+
+void tell_died(const struct program *prog, unsigned int actor, uint32_t node)
+{
+	int sig = atomic_load(&shared->actor[actor].died);
+
+	ev_begin("died");
+	ev_str("actor", prog->actor[actor].name);
+	ev_where(prog, "where", node);
+	if (node)
+		ev_str("op", prog->node[node - 1].text);
+	ev_str("signal", sig > 0 ? signal_name(sig) : "?");
+	ev_bool("wanted", prog->actor[actor].killable);
+	ev_end();
+}
+
+/* The values of wchan and of State in status, as one line of text each. */
+static void ev_task(int pid, int tid)
+{
+	char path[64], text[STACK_TEXT];
+	char *line, *end;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
+	if (read_file(path, text, sizeof(text)) > 0 && (line = strstr(text, "State:"))) {
+		line += strlen("State:");
+		line += strspn(line, "\t ");
+		end = strchrnul(line, '\n');
+		ev_strn("state", line, end - line);
+	}
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/wchan", pid, tid);
+	if (read_file(path, text, sizeof(text)) > 0)
+		ev_str("wchan", text);
+	stack_text(pid, tid, text, sizeof(text));
+	ev_str("stack", text);
+}
+
+void tell_hang(const char *actor, const struct program *prog, uint32_t node, int pid, int tid)
+{
+	ev_begin("hang");
+	ev_str("actor", actor);
+	ev_where(prog, "where", node);
+	if (node)
+		ev_str("op", prog->node[node - 1].text);
+	ev_int("pid", tid);
+	ev_task(pid, tid);
+	ev_end();
+}
+
+static void tell_counts(const struct program *prog, unsigned int actor)
+{
+	for (uint32_t i = prog->actor[actor].first; i < prog->actor[actor].end; i++) {
+		const struct node_state *state = &shared->node[i];
+
+		if (!state->seen[0].count)
+			continue;
+		ev_begin("errnos");
+		ev_str("actor", prog->actor[actor].name);
+		ev_str("where", prog->node[i].place);
+		ev_str("op", prog->node[i].type->name);
+		ev_object("counts");
+		for (unsigned int r = 0; r < NODE_RESULTS && state->seen[r].count; r++)
+			ev_u64(result_name(state->seen[r].res) ?: "?", state->seen[r].count);
+		if (state->other)
+			ev_u64("other", state->other);
+		ev_object_end();
+		ev_end();
+	}
+}
+
+/* What every actor did, for those that a panic has not taken with it. */
+void tell_sums(const struct program *prog)
+{
+	for (unsigned int i = 0; i < ALL_ACTORS; i++) {
+		const struct actor_state *st = &shared->actor[i];
+
+		if (!prog->actor[i].name || !atomic_load(&st->pid))
+			continue;
+		if (atomic_load(&st->done)) {
+			ev_begin("done");
+			ev_str("actor", prog->actor[i].name);
+			ev_u64("iterations", atomic_load(&st->iterations));
+			ev_end();
+		}
+		tell_counts(prog, i);
+	}
+}
+
+void tell_modules(const struct program *prog)
+{
+	uint32_t n = atomic_load(&shared->nlives);
+
+	for (unsigned int i = 0; i < prog->nmodules; i++) {
+		ev_begin("loaded");
+		ev_str("module", prog->module[i]);
+		ev_u64("loaded", atomic_load(&shared->loads[i]));
+		ev_u64("unloaded", atomic_load(&shared->unloads[i]));
+		ev_end();
+	}
+	for (uint32_t i = n > MAX_LIVES ? n - MAX_LIVES : 0; i < n; i++) {
+		const struct life *life = &shared->life[i % MAX_LIVES];
+
+		ev_begin("life");
+		ev_str("module", prog->module[life->module]);
+		ev_u64("number", life->number);
+		ev_addr("base", life->base);
+		ev_u64("size", life->size);
+		ev_u64("loaded_us", life->loaded_us);
+		if (life->unloaded_us)
+			ev_u64("unloaded_us", life->unloaded_us);
+		ev_end();
+	}
+}
