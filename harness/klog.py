@@ -21,12 +21,12 @@ from harness.klogframes import (
     Frame,
     collect_stacks,
     first_pc,
-    main_stack,
+    own_stacks,
     parse_frame,
     strip_suffix,
 )
 from harness.kloglines import Line, iter_lines, line_bounds, split_line
-from harness.klognames import blocked, guilty, operation, simplify
+from harness.klognames import ROOT, blocked, guilty, operation, simplify
 from harness.klogrules import RULES, Rule, Where
 
 #: A report has at most this many lines; a kernel that dumps all tasks goes on for longer.
@@ -73,8 +73,13 @@ def contains_report(log: bytes) -> bool:
 
 
 def parse(log: bytes) -> tuple[Report, ...]:
-    """All reports of ``log``, in the order in which they begin. Never raises."""
-    return tuple(_reports(log))
+    """All reports of ``log`` in the order in which they begin, those that matter first.
+
+    A complaint that is often but the prelude of something worse (a duplicate name in sysfs, say)
+    comes after the others. Never raises.
+    """
+    found = sorted(_reports(log), key=lambda pair: pair[0].minor)
+    return tuple(report for _, report in found)
 
 
 # ---- headers ------------------------------------------------------------------------------------
@@ -177,8 +182,6 @@ class _Extent:
     absorbed: list[int] = field(default_factory=list)
     #: Where another report cut this one off.
     cut_at: int | None = None
-    #: The log ended in the middle of a line of the report.
-    torn: bool = False
     has_frames: bool = False
 
 
@@ -215,10 +218,9 @@ def _gather(log: bytes, header: _Header) -> _Extent:
             gap += 0.25 if header.line.stamped and not line.stamped else 1
         if not other:
             extent.lines.append((line, frames))
-            extent.has_frames = extent.has_frames or bool(frames)
+            extent.has_frames = extent.has_frames or any(f.func and f.reliable for f in frames)
             if gap == 0 and line.text:
                 extent.end = line.end
-                extent.torn = line.end == len(log) and log[-1:] != b"\n"
         if _END_TRACE.search(line.text):
             gap_limit = 4
         if (
@@ -244,16 +246,17 @@ _AT = re.compile(r"(?:^|[, ])at: (?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_]
 _AT_NEXT = re.compile(r"^\s*(?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_][\w.]*)\+0x")
 
 
-def _lock_frame(extent: _Extent) -> Frame | None:
-    """Where the lock that a report names first was taken or released."""
+def _lock_frames(extent: _Extent) -> list[Frame]:
+    """Where the locks that a report names were taken or released, in order."""
     lines = extent.lines
+    frames = []
     for n, (line, _) in enumerate(lines):
         match = _AT.search(line.text)
         if match is None and line.text.rstrip().endswith(" at:") and n + 1 < len(lines):
             match = _AT_NEXT.match(lines[n + 1][0].text)
         if match is not None:
-            return Frame(strip_suffix(match["func"]))
-    return None
+            frames.append(Frame(strip_suffix(match["func"])))
+    return frames
 
 
 def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
@@ -262,39 +265,47 @@ def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
     where = rule.where
     stacks = collect_stacks(extent.lines)
     if where in (Where.STALL, Where.TICK):
+        pc = first_pc(extent.lines)
         for stack in stacks:
-            frame = operation(stack.frames, interrupted=where is Where.TICK)
+            frames = [pc, *stack.frames] if pc is not None and stack is stacks[0] else stack.frames
+            frame = operation(frames, interrupted=where is Where.TICK)
             if frame is not None:
                 return frame
         return None
+    announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP)
+    stacks = own_stacks(stacks, announced=announced)
     if where is Where.SLEEP:
-        return blocked(main_stack(stacks))
-    candidate: Frame | None = None
+        return blocked(stacks[0].frames) if stacks else None
+    candidates: list[Frame] = []
     if where in (Where.HEAD, Where.HEAD_FIRST) and header.match.groupdict().get("func"):
-        candidate = Frame(strip_suffix(header.match["func"]))
+        candidates = [Frame(strip_suffix(header.match["func"]))]
     elif where is Where.PC:
-        candidate = first_pc(extent.lines)
+        pc = first_pc(extent.lines)
+        candidates = [pc] if pc is not None else []
     elif where is Where.LOCK:
-        candidate = _lock_frame(extent)
-    if candidate is not None and guilty([candidate], *rule.skip):
-        return candidate
-    announced = where in (Where.HEAD, Where.PC, Where.TRACE)
-    return guilty(main_stack(stacks, announced=announced), *rule.skip)
+        candidates = _lock_frames(extent)
+    for frames in (candidates, *(stack.frames for stack in stacks)):
+        frame = guilty(frames, *rule.skip)
+        if frame is not None:
+            return frame
+    return None
 
 
 # ---- putting a report together ------------------------------------------------------------------
 
 _CPU_LINE = re.compile(
-    r"CPU: (?P<cpu>\d{1,5}) (?:UID: \d+ )?PID: \d+ Comm: "
+    r"CPU: (?P<cpu>\d{1,5}) (?:UID: \d+ )?PID: (?P<pid>\d+) Comm: "
     r"(?P<task>.{1,40}?)(?: Not tainted| Tainted|$)"
 )
 _WARN_LINE = re.compile(r"CPU(?:: |#)(?P<cpu>\d{1,5})(?: PID: \d+ at|: (?P<task>[^/]{1,40})/\d+)?")
+# The task that a report is about, which need not be the one that prints it.
 _TASK_LINES = (
-    re.compile(r"INFO: task (?P<task>.{1,40}):\d+ (?:blocked|can't die)"),
-    re.compile(r" by task (?P<task>.{1,40})/\d+$"),
-    re.compile(r"stuck for \d+s! \[(?P<task>.{1,40}):\d+\]"),
-    re.compile(r"^\s*comm \"(?P<task>[^\"]{1,40})\", pid"),
-    re.compile(r"^(?P<task>\S{1,40})/\d+ is (?:trying|freeing|leaving)"),
+    re.compile(r"INFO: task (?P<task>.{1,40}):(?P<pid>\d+) (?:blocked|can't die)"),
+    re.compile(r" by task (?P<task>.{1,40})/(?P<pid>\d+)$"),
+    re.compile(r"stuck for \d+s! \[(?P<task>.{1,40}):(?P<pid>\d+)\]"),
+    re.compile(r"^\s*comm \"(?P<task>[^\"]{1,40})\", pid (?P<pid>\d+)"),
+    re.compile(r"^(?P<task>\S{1,40})/(?P<pid>\d+) is (?:trying|freeing|leaving)"),
+    re.compile(r"locks? held by (?P<task>\S{1,40})/(?P<pid>\d+):$"),
 )
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
 _ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
@@ -306,29 +317,35 @@ def _plain(text: str) -> str:
     return _NUMBER.sub("NUM", _ADDR.sub("ADDR", _OFFSET.sub("", text))).strip()
 
 
-def _who(header: _Header, extent: _Extent) -> tuple[str | None, int | None]:
-    """Task and processor of the report."""
-    task: str | None = None
-    cpu = header.match.groupdict().get("cpu")
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """Task and processor of a report; ``mixed`` when two tasks speak in it."""
+
+    task: str | None
+    cpu: int | None
+    mixed: bool
+
+
+def _who(header: _Header, extent: _Extent) -> _Who:
+    named = printed = None
     for line, _ in extent.lines[:_HEAD_LINES]:
-        if task is None:
-            for pattern in _TASK_LINES:
-                match = pattern.search(line.text)
-                if match is not None:
-                    task = match["task"]
+        for pattern in _TASK_LINES:
+            named = named or pattern.search(line.text)
     for line, _ in extent.lines:
-        match = _CPU_LINE.search(line.text)
-        if match is not None:
-            # A hung task is reported by another, whose processor does not matter.
-            if cpu is None and task in (None, match["task"]):
-                cpu = match["cpu"]
-            task = task or match["task"]
+        printed = _CPU_LINE.search(line.text)
+        if printed is not None:
             break
-    match = _WARN_LINE.search(header.line.text)
-    if match is not None:
-        cpu = cpu or match["cpu"]
-        task = task or match["task"]
-    return task, int(cpu) if cpu else None
+    warned = _WARN_LINE.search(header.line.text)
+    task = next((m["task"] for m in (named, printed, warned) if m and m["task"]), None)
+    same = named is None or printed is None or named["pid"] == printed["pid"]
+    cpu = header.match.groupdict().get("cpu")
+    if cpu is None and printed is not None and same:
+        cpu = printed["cpu"]
+    if cpu is None and warned is not None:
+        cpu = warned["cpu"]
+    # A hang is found by somebody else; any other report is printed by the task that it is about.
+    hang = header.rule.where in (Where.SLEEP, Where.STALL, Where.TICK)
+    return _Who(task, int(cpu) if cpu else None, not same and not hang)
 
 
 def _type(rule: Rule, fields: dict[str, str]) -> str:
@@ -371,6 +388,26 @@ def _fields(header: _Header, extent: _Extent) -> tuple[dict[str, str], str]:
     return fields, ""
 
 
+_SEPARATOR = re.compile(r"^\s*(?:[-=*]{6,}.*|-+\[ cut here.*)?$")
+
+
+def _torn(log: bytes, header: _Header, extent: _Extent) -> str:
+    """Why the report's stack is not all there, else empty."""
+    if header.rule.where is Where.NONE or header.rule.stackless:
+        return ""
+    if not extent.has_frames:
+        return "no stack"
+    at_end = extent.end == len(log) and log[-1:] != b"\n"
+    if extent.cut_at is None and not at_end:
+        return ""
+    for line, frames in reversed(extent.lines):
+        if not _SEPARATOR.match(line.text):
+            if frames and not any(ROOT.match(frame.func or "") for frame in frames):
+                return "its stack breaks off"
+            break
+    return ""
+
+
 class _Missing(dict[str, str]):
     def __missing__(self, key: str) -> str:
         return "corrupted" if key == "frame" else ""
@@ -380,7 +417,7 @@ def _format(form: str, fields: dict[str, str]) -> str:
     return " ".join(form.format_map(_Missing(fields)).split())
 
 
-def _build(header: _Header, extent: _Extent) -> Report:
+def _build(log: bytes, header: _Header, extent: _Extent) -> Report:
     rule = header.rule
     fields, reason = _fields(header, extent)
     if rule.where is not Where.NONE:
@@ -389,9 +426,11 @@ def _build(header: _Header, extent: _Extent) -> Report:
             fields["frame"] = frame.func
         else:
             reason = reason or "no frame that is to blame"
-    if not reason and extent.torn:
-        reason = "the log ends in the middle of it"
-    elif reason and extent.cut_at is not None:
+    who = _who(header, extent)
+    reason = reason or rule.torn or _torn(log, header, extent)
+    if not reason and who.mixed:
+        reason = "output of another task is mixed into it"
+    if reason and extent.cut_at is not None:
         reason += f"; cut off by another report at byte {extent.cut_at}"
     names: tuple[str, ...] = ()
     if "frame" in fields:
@@ -400,14 +439,13 @@ def _build(header: _Header, extent: _Extent) -> Report:
     alt = [_format(form, fields) for form in rule.alt]
     for name in names:
         alt += [_format(form, {**fields, "frame": name}) for form in (rule.title, *rule.alt)]
-    task, cpu = _who(header, extent)
     return Report(
         title=title,
         alt=tuple(dict.fromkeys(form for form in alt if form != title)),
         type=_type(rule, fields),
         frame=fields.get("frame"),
-        task=task,
-        cpu=cpu,
+        task=who.task,
+        cpu=who.cpu,
         corrupted=bool(reason),
         reason=reason,
         start=header.line.start,
@@ -416,7 +454,7 @@ def _build(header: _Header, extent: _Extent) -> Report:
     )
 
 
-def _reports(log: bytes) -> Iterator[Report]:
+def _reports(log: bytes) -> Iterator[tuple[Rule, Report]]:
     absorbed: set[int] = set()
     seen = False
     for header in _headers(log):
@@ -429,4 +467,4 @@ def _reports(log: bytes) -> Iterator[Report]:
         extent = _gather(log, header)
         absorbed.update(extent.absorbed)
         seen = True
-        yield _build(header, extent)
+        yield header.rule, _build(log, header, extent)

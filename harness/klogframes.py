@@ -208,8 +208,10 @@ def first_pc(lines: Sequence[tuple[Line, tuple[Frame, ...]]]) -> Frame | None:
     return None
 
 
-def main_stack(stacks: Sequence[Stack], *, announced: bool = True) -> Sequence[Frame]:
-    """The report's own stack: the first announced one that is usable, else the first usable."""
+def own_stacks(stacks: Sequence[Stack], *, announced: bool) -> list[Stack]:
+    """The stacks that can be used, in the order in which they speak for the report.
+
+    ``announced``: those after "Call Trace:" come first.
+    """
     usable = [stack for stack in stacks if stack.is_usable()]
-    chosen = [stack for stack in usable if stack.announced] if announced else []
-    return (chosen or usable)[0].frames if usable else ()
+    return sorted(usable, key=lambda stack: not stack.announced) if announced else usable

@@ -30,15 +30,17 @@ def names(table: str) -> re.Pattern[str]:
 GENERIC = names(
     r"""
 # Reports: printing, dumping, WARN and BUG, oops and panic.
-_?dump_stack(?:_lvl|_print_info)? show_(?:stack|trace|regs)\w* dump_(?:backtrace|trace|page)\w*
-unwind_backtrace walk_stackframe _?v?printk\w* vprintk\w* _{0,2}n?panic\w* vpanic nmi_panic
-__warn\w* warn_\w+ report_bug\w* fixup_bug\w* handle_bug oops_\w+ _{0,2}die\w* bust_spinlocks
-print_\w+ show_\w+_log_lvl check_panic_on_warn _{0,2}fortify_\w+ __stack_chk_fail\w* assertfail
-__bug\w* bug_handler brk_handler object_err slab_(?:err|bug|fix)\w* __schedule_bug __dump_page
-skb_(?:over_|under_)?panic debug_smp_processor_id check_preemption_disabled
-__this_cpu_preempt_check _{0,3}might_(?:sleep|resched|fault)\w* __cant_(?:sleep|migrate)\w*
-bad_page\w* free_(?:pages_prepare|page_is_bad)\w* check_(?:new|free)_page\w* __ubsan_\w+ ubsan_\w+
-val_to_string handle_(?:overflow|object_size_mismatch) ftrace_\w+_caller trace_(?:hard|soft)irqs_\w+
+_?dump_stack(?:_lvl|_print_info)? show_(?:stack|trace|regs)\w* __dump_stack
+dump_(?:backtrace|trace|page)\w* va_format \w*dev_v?printk\w*
+_?dev_(?:info|notice|warn|err|alert|crit|emerg) unwind_backtrace walk_stackframe _?v?printk\w*
+vprintk\w* _{0,2}n?panic\w* vpanic nmi_panic __warn\w* warn_\w+ report_bug\w* fixup_bug\w*
+handle_bug oops_\w+ _{0,2}die\w* bust_spinlocks print_\w+ show_\w+_log_lvl check_panic_on_warn
+_{0,2}fortify_\w+ __stack_chk_fail\w* assertfail __bug\w* bug_handler brk_handler object_err
+slab_(?:err|bug|fix)\w* __schedule_bug __dump_page \w*_panic debug_smp_processor_id
+check_preemption_disabled __this_cpu_preempt_check _{0,3}might_(?:sleep|resched|fault)\w*
+__cant_(?:sleep|migrate)\w* bad_page\w* free_(?:pages_prepare|page_is_bad)\w*
+check_(?:new|free)_page\w* __ubsan_\w+ ubsan_\w+ val_to_string
+handle_(?:overflow|object_size_mismatch) ftrace_\w+_caller trace_(?:hard|soft)irqs_\w+
 save_(?:trace|stack)\w* stack_trace_\w+ arch_stack_walk\w* _{0,2}stack_depot_\w+
 _{0,2}ref_tracker\w* _{0,2}perf_trace_\w+ trace_event_(?:raw|buffer)_\w+ trace_\w+_lock\w*
 # Rust: the panic machinery, as it is called in C and mangled (v0).
@@ -70,22 +72,21 @@ string(?:_nocheck)? format_decode pointer number bcmp bitmap_\w+ __bitmap_\w+
 _?find_(?:next|first|last|nth)_\w*bit\w* hex_dump_to_buffer \w*copy_(?:to|from|in)_user\w*
 _{0,2}copy_(?:to|from)_\w*(?:iter|nofault)\w* simple_copy_to_iter copy_user_\w+ copy(?:in|out)\w*
 (?:_{0,2}|_)clear_user\w* _{0,2}(?:get|put)_user\w* _{0,2}probe_kernel_\w+ __check_\w*object\w*
-check_(?:heap|stack|kernel_text|bogus)_\w+ usercopy_\w+ strict_\w+_iter instrument_\w+
-iov_iter_\w+ _?csum_\w+ rep_(?:movs|stos)\w* _{0,2}jhash\w* siphash\w*
-\w*crc\w*(?:le|be|itu|16|32|t)\w*
+check_(?:heap|stack|kernel_text|bogus)_\w+ usercopy_\w+ strict_\w+_iter instrument_\w+ iov_iter_\w+
+_?csum_\w+ rep_(?:movs|stos)\w* _{0,2}jhash\w* siphash\w* \w*crc\w*(?:le|be|itu|16|32|t)\w*
 (?:get|put)_unaligned\w* __f?swab\w* nla_(?:strn?cmp|strs?cpy|memcpy|memcmp|put\w*|reserve\w*)
 # Allocators.
-_{0,2}k[mvz]*alloc\w* \w*krealloc\w* _{0,2}kv?z?free\w* kvfree\w* kfree_\w+ do_slab_free
+_{0,3}k[mvz]*alloc\w* \w*krealloc\w* _{0,2}kv?z?free\w* kvfree\w* kfree_\w+ do_slab_free
 _{0,2}kmem_cache_\w+ _{0,3}slab_\w+ \w*cache_(?:free|alloc|from|grow)\w* slub_\w+
 free_(?:debug|to_partial|consistency|partial|large|unref|the|hot_cold|one|pcppages|frozen)\w*
 alloc_(?:debug|slab|pages?|frozen|percpu)\w* _{0,2}alloc_(?:pages|frozen|percpu)\w* allocate_slab
-_{0,3}new_slab\w* get_(?:partial|from_\w+|page_from_freelist) kmemdup\w* kstrn?dup\w*
-\w*memdup\w* kmalloc_\w+ large_kmalloc\w* kmemleak_\w+ _{0,2}get_free_pages?\w* prep_new_page
-post_alloc_hook _{0,2}rmqueue\w* _{0,2}free_pages?\w* __free_\w+ _{0,2}put_page
-_{0,2}folio_put\w* check_(?:slab|object|bytes_and_report) init_object on_freelist verify_mem_\w+
-list_slab_objects fallback_alloc _{0,2}vmalloc\w* _{0,2}v(?:free|zalloc|realloc|malloc|unmap)\w*
-vmap_\w+_range\w* \w*should_fail\w* fail_dump memalloc_\w+ pcpu_\w+ mempool_\w+ \w+_noprof
-zap_p[a-z]+_range
+_{0,3}new_slab\w* get_(?:partial|from_\w+|page_from_freelist) kmemdup\w* kstrn?dup\w* \w*memdup\w*
+kmalloc_\w+ large_kmalloc\w* kmemleak_\w+ _{0,2}get_free_pages?\w* prep_new_page post_alloc_hook
+_{0,2}rmqueue\w* _{0,2}free_pages?\w* __free_\w+ _{0,2}put_page _{0,2}folio_put\w*
+check_(?:slab|object|bytes_and_report) init_object on_freelist verify_mem_\w+ list_slab_objects
+fallback_alloc _{0,2}vmalloc\w* _{0,2}v(?:free|zalloc|realloc|malloc|unmap)\w* vmap_\w+_range\w*
+\w*should_fail\w* fail_dump memalloc_\w+ pcpu_\w+ mempool_\w+ \w+_noprof create_object
+dma_(?:alloc|free|pool)_\w+ get_random_\w+ sg_(?:next|init|alloc|free|miter|copy)\w*
 # Containers, counters, single bits.
 _{0,2}(?:h|p|k|ll|b)?list_\w+ _{0,2}hlist_\w+ _{0,3}rb_\w+ _{0,2}refcount_\w+ kref_\w+
 _?(?:raw_|arch_)?atomic(?:64|_long)?_\w+ _{0,2}(?:arch_)?(?:test|set|clear|change)_\w*bit\w*
@@ -94,8 +95,8 @@ rcu_(?:read_\w+|dereference\w*|lock_\w+|is_\w+) __rcu_(?:dereference|access)\w* 
 _{0,2}xa_\w+ _{0,2}radix_tree_\w+ _{0,2}id[ra]_\w+ (?:mt|mas|mtree|mab)_\w+ lockref_\w+
 interval_tree_\w+ bitmap\w+ percpu_(?:ref|counter)_\w+ _{0,2}percpu_counter_\w+
 # Locks and their checkers.
-_{0,3}(?:raw_)?(?:spin|read|write)_(?:lock|unlock|trylock|rt_\w+)\w* _{0,2}(?:do_)?raw_\w+
-_raw_\w+ (?:native_)?queued_\w+ _{0,2}pv_\w+ osq_\w+ _{0,2}mutex_\w+ _{0,2}ww_\w+ _{0,2}rt_mutex\w*
+_{0,3}(?:raw_)?(?:spin|read|write)_(?:lock|unlock|trylock|rt_\w+)\w* _{0,2}(?:do_)?raw_\w+ _raw_\w+
+(?:native_)?queued_\w+ _{0,2}pv_\w+ osq_\w+ _{0,2}mutex_\w+ _{0,2}ww_\w+ _{0,2}rt_mutex\w*
 rtlock_\w+ _{0,3}down(?:_\w+)? _{0,2}up(?:_(?:read|write)\w*)? _{0,2}rwsem_\w+ call_rwsem_\w+
 lock_(?:acquire|release|downgrade|is_held|acquired|contended|map_\w+|set_\w+)\w* __lock_\w+
 _{0,2}lock_(?:page|buffer|sock)\w* _{0,2}release_sock _{0,2}lockdep_\w+ validate_chain
@@ -104,8 +105,9 @@ check_(?:path|cycle|unlock)\w* mark_(?:lock|usage|held)\w* register_lock_class a
 look_up_lock_class match_held_lock find_held_lock spin_(?:bug|dump)\w* rwlock_bug valid_state
 debug_(?:lock|mutex|rt_mutex|spin|locks|check_no|object|work|timer|hrtimer|print|deactivate)\w*
 debug_(?:activate|rcu|dma|assert)\w* __debug_\w+ seq(?:count|lock)_\w+ read_seq\w* usage_match
-_{0,2}percpu_(?:down|up|rwsem|is)\w* _{0,2}bit_spin_\w+ (?:prepare|finish)_lock_switch
-_{0,2}local_bh_\w+ _{0,2}preempt_(?:count|schedule)\w* _{0,2}task_rq_lock \w+_(?:read|write)_lock
+_{0,2}percpu_(?:down|up|rwsem|is)\w* _{0,2}ldsem_\w+ owner_on_cpu _{0,2}bit_spin_\w+
+(?:prepare|finish)_lock_switch _{0,2}local_bh_\w+ _{0,2}preempt_(?:count|schedule)\w*
+_{0,2}task_rq_lock \w+_(?:read|write)_lock
 # Called with somebody else's inode, dentry, page or buffer.
 iput(?:_final)? ihold (?:drop|inc|clear|set)_nlink mark_buffer_\w+ _{0,2}brelse (?:fast_)?dput
 retain_dentry folio_(?:un)?lock unlock_page
@@ -121,23 +123,41 @@ device_(?:initialize|private|links)\w* add_uevent_var dev_uevent bus_(?:add|remo
 (?:get|put)_device\w* get_device_parent klist_\w+ tty_(?:un)?register_device\w* cdev_device_\w+
 (?:try_to_)?(?:del|add|mod)_timer\w* __mod_timer _{0,2}timer_delete\w* timer_(?:delete|shutdown)\w*
 _{0,2}cancel_(?:delayed_)?work\w* _{0,2}cancel_work_timer _{0,2}flush_(?:delayed_)?work\w*
-start_flush_work _{0,2}wake_up\w* try_to_wake_up complete(?:_all)? swake_up_\w+
-(?:do_|_{0,2})wait_for_(?:common|completion)\w* kthread_(?:stop|unpark|park)\w* kill_fasync
-usb_(?:kill|unlink|poison|free|put|get)_urb usb_(?:control|bulk|interrupt)_msg\w* usb_start_wait_urb
-usb_kill_anchored_urbs
+start_flush_work _{0,2}wake_up(?:_(?:common|locked|sync|bit|var|poll|process|q|state)\w*)?
+try_to_wake_up complete(?:_all)? swake_up_\w+ (?:do_|_{0,2})wait_for_(?:common|completion)\w*
+kthread_(?:stop|unpark|park)\w* kill_fasync usb_(?:kill|unlink|poison|free|put|get)_urb
+usb_(?:control|bulk|interrupt)_msg\w* usb_start_wait_urb usb_kill_anchored_urbs try_to_grab_pending
+lock_timer_base (?:timer|work|hrtimer)_is_static_object _{0,2}queue_(?:delayed_)?work\w*
+mod_delayed_work\w* (?:flush|drain|destroy)_workqueue __flush_workqueue
+hrtimer_(?:start|cancel|try_to_cancel|active)\w* usb_hcd_submit_urb dummy_urb_enqueue
+device_remove_\w+ detach_(?:if_pending|timer) internal_add_timer enqueue_timer insert_work
+get_work_p\w+ finish_wait (?:blocking|atomic|raw|srcu)_notifier_\w+ notifier_call_chain sysfs_\w+
+dpm_\w+ devm_\w+ class_\w+ driver_for_each_\w+ device_for_each_\w+ i2c_(?:del|unregister)_\w+
+_{0,2}unregister_client (?:hwrng|led_classdev|power_supply)_unregister rollback_registered\w*
+unregister_netdevice_(?:many|queue) (?:try_)?module_(?:get|put)\w* _{0,2}free_irq synchronize_irq
+# Access to devices.
+_{0,2}raw_(?:read|write)[bwlq] logic_(?:in|out)s?[bwl] io(?:read|write)\w+ (?:read|write)[bwlq]
 """
 )
 
-#: Where a task waits on behalf of its caller.
+#: What it takes to be put to sleep.
 SLEEP = names(
     r"""
 _{0,2}schedule\w* schedule_\w+ __switch_to\w* context_switch io_schedule\w* preempt_schedule\w*
-_{0,3}wait_(?:on|for)_\w+ (?:do_|_{0,2})wait_for_\w+ out_of_line_wait\w* bit_wait\w*
-_{0,2}folio_(?:wait|lock)\w* autoremove_wake_function prepare_to_wait\w* wait_woken
-_{0,2}cond_resched\w* do_read_cache_\w+ __refrigerator freezer_\w+ rcu_barrier\w* console_lock
-trace_\w+ usleep\w* msleep\w* do_nanosleep
+_{0,2}cond_resched\w* do_wait_for_common wait_woken
 """
 )
+#: What a task that does not wake up may wait for on behalf of its caller.
+_WAITING = names(
+    r"""
+\w*sched\w* __switch_to\w* context_switch \w*_(?:slow)?lock \w*_lock_\w+ \w*down\w* \w*rwsem\w*
+\w*completion\w* kthread\w* \w*wait\w* \w*synchronize\w* \w*cancel_(?:delayed_)?work\w*
+rcu_barrier\w* _{0,2}flush_(?:delayed_)?work\w* do_read_cache_\w+ __refrigerator freezer_\w+
+usleep\w* msleep\w* do_nanosleep trace_\w+
+"""
+)
+# Victims of these are found all over the kernel; the culprit is elsewhere.
+_BUCKETS = names(r"rtnl_lock\w* synchronize_(?:s?rcu|net|sched)\w*")
 
 #: Timers, work items and RCU on behalf of those that armed or freed them.
 TIMERS = names(
@@ -151,9 +171,9 @@ _{0,2}(?:queue|mod|flush|drain)_\w*work\w* prepare_to_\w+ add_wait_queue\w* dest
 _INTERRUPT = names(
     r"""
 (?:asm_)?(?:sysvec_|smp_|local_)?(?:trace_)?apic_timer_interrupt\w* asm_sysvec_\w+ asm_exc_nmi
-end_repeat_nmi nmi el1_irq el1h?_\d+_irq\w* el1_interrupt __irq_svc ret_from_intr
-common_interrupt handle_exception reschedule_interrupt call_function_\w*interrupt
-timer_interrupt hardware_interrupt_common\w* decrementer_common\w*
+end_repeat_nmi nmi el1_irq el1h?_\d+_irq\w* el1_interrupt __irq_svc ret_from_intr common_interrupt
+handle_exception reschedule_interrupt call_function_\w*interrupt timer_interrupt
+hardware_interrupt_common\w* decrementer_common\w*
 """
 )
 # The tick, which finds stalls: no operation, although it is called through a table.
@@ -169,19 +189,29 @@ _DISPATCHER = names(
 # system calls
 do_syscall_\w+ x64_sys_call _{0,2}do_fast_syscall_32 do_int80_\w+ do_SYSENTER_32
 entry_(?:SYS|INT)\w+ (?:__)?invoke_syscall\w* el0_svc\w* do_el0_svc\w* ret_fast_syscall
-system_call\w* sysenter_\w+
-tracesys\w* __sys_trace_return cstar_dispatch ia32_sys\w* int_ret_from_sys_call ret_from_syscall
-__sys_(?:[gs]etsockopt|bind|connect|listen|accept4?\w*)
+system_call\w* sysenter_\w+ tracesys\w* __sys_trace_return cstar_dispatch ia32_sys\w*
+int_ret_from_sys_call ret_from_syscall __sys_(?:[gs]etsockopt|bind|connect|listen|accept4?\w*)
 # files and sockets
-vfs_(?:ioctl|read|write|iter_read|iter_write|readv|writev) (?:do_|ksys_)(?:vfs_)?ioctl
-(?:compat_)?(?:sys|SyS|SYSC)_ioctl __(?:do|se|x64|ia32|arm64)_(?:compat_)?sys_ioctl
-compat_blkdev_ioctl blkdev_ioctl do_iter_\w+ new_sync_(?:read|write) __vfs_(?:read|write)
-call_(?:read|write)_iter do_loop_readv_writev __fput __sock_release sock_release
-_{0,2}sock_sendmsg\w* rtnetlink_rcv_msg nfnetlink_rcv_msg
+vfs_(?:ioctl|read|write|iter_read|iter_write|readv|writev) ksys_(?:read|write)
+(?:do_|ksys_)(?:vfs_)?ioctl (?:compat_)?(?:sys|SyS|SYSC)_ioctl
+__(?:do|se|x64|ia32|arm64)_(?:compat_)?sys_ioctl compat_blkdev_ioctl blkdev_ioctl do_iter_\w+
+new_sync_(?:read|write) __vfs_(?:read|write) call_(?:read|write)_iter do_loop_readv_writev __fput
+__sock_release sock_release _{0,2}sock_sendmsg\w* rtnetlink_rcv_msg nfnetlink_rcv_msg
 # bottom halves, work items, threads
 call_timer_fn _{0,2}run_timers expire_timers __hrtimer_run_queues tasklet_action\w* task_work_run
 _{0,2}do_softirq\w* handle_softirqs do_softirq_own_stack process_one_work kthread ret_from_fork\w*
-kernel_thread_helper _{0,2}netif_receive_skb\w*
+kernel_thread_helper smpboot_thread_fn run_ksoftirqd start_secondary cpu_startup_entry
+run_timer_softirq process_scheduled_works worker_thread do_idle _{0,2}netif_receive_skb\w*
+"""
+)
+# Where stacks begin: below these there is no kernel code.
+ROOT = names(
+    r"""
+entry_\w+ ret_from_\w+ ret_fast_syscall el0\w* el1\w* work_pending
+sys(?:enter|call|tem_call|ret)\w* \w*int_ret_from_sys_call secondary_startup\w* start_secondary
+start_kernel x86_64_start_\w+ asm_\w+ \w*_interrupt do_fast_syscall_32 do_syscall_\w+
+kernel_thread_helper tracesys\w* stub_\w+ cstar_dispatch __irq_\w+ syscall_return\w*
+cpu_startup_entry kernel_init common_startup\w*
 """
 )
 # A processor that waits for others is stuck by what it asked of them.
@@ -196,7 +226,7 @@ _SYSCALL_BODY = re.compile(
 # One mechanism under several names, by age or flavour of the kernel.
 _FAMILIES = (
     (_CROSS_CALL, "smp_call_function"),
-    (names(r"synchronize_rcu_\w+ synchronize_sched\w*"), "synchronize_rcu"),
+    (names(r"synchronize_(?:s?rcu|net|sched)\w*"), "synchronize_rcu"),
 )
 
 
@@ -225,7 +255,10 @@ def guilty(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
 
 def blocked(frames: Sequence[Frame]) -> Frame | None:
     """The function in which a sleeping task waits."""
-    return guilty(frames, GENERIC, SLEEP)
+    for frame in frames:
+        if frame.reliable and frame.func and _BUCKETS.match(frame.func):
+            return frame
+    return guilty(frames, GENERIC, _WAITING)
 
 
 def operation(stack: Sequence[Frame], *, interrupted: bool) -> Frame | None:
@@ -243,7 +276,7 @@ def operation(stack: Sequence[Frame], *, interrupted: bool) -> Frame | None:
                     rest += 1
                 frames = frames[rest:]
                 break
-    for inner, outer in itertools.pairwise(frames):
+    for n, (inner, outer) in enumerate(itertools.pairwise(frames)):
         func = inner.func or ""
         if _CROSS_CALL.match(func):
             return inner
@@ -254,5 +287,7 @@ def operation(stack: Sequence[Frame], *, interrupted: bool) -> Frame | None:
             and not GENERIC.match(func)
             and not SLEEP.match(func)
         ):
-            return inner
+            # foo_compat_ioctl() does nothing but call foo_ioctl().
+            native = func.replace("compat_", "", 1)
+            return frames[n - 1] if n and frames[n - 1].func == native else inner
     return None

@@ -67,6 +67,12 @@ class Rule:
     part_of: frozenset[str] = frozenset()
     #: The report is this one line, and may stand in the middle of another.
     alone: bool = False
+    #: Shown after reports that matter more: it may be the prelude of one of them.
+    minor: bool = False
+    #: The report may come without a stack.
+    stackless: bool = False
+    #: Why such a report is always corrupted: its beginning is missing.
+    torn: str = ""
     #: A header that matches this is no report.
     unless: re.Pattern[str] | None = None
     #: Wording-independent name of the bug, for the signature; default: the title.
@@ -91,7 +97,8 @@ _OVERFLOW = ("stack-overflow in {frame}",)
 # Where an oops begins; a later line of the same oops is no new report.
 _FAULTS = _ids(
     "fault-null fault-paging arm-fault bug bug-list bug-usercopy rust-panic guard-page "
-    "stack-overflow unhandled-fault internal-bug internal gpf divide trap double-fault list"
+    "stack-overflow unhandled-fault alignment-trap internal-bug internal gpf divide trap "
+    "double-fault list"
 )
 # Panics that are the consequence of a report that stands before them, or was lost.
 _AFTER = (
@@ -103,9 +110,19 @@ _LOCKS = r"(?P<kind>BUG|WARNING|INFO): "
 _OOPS_CODE = r"(?:0000|[0-9a-f]{4}) \[#\d"
 
 # Who allocated is of no interest, but for whom.
-_LEAK = names(r"\w*alloc\w* idr_get_\w+ \w*asprintf\w* \w*str\w*dup\w* \w*memdup\w*")
-_RCU = names(r"\w*rcu_\w+")
+_LEAK = names(
+    r"\w*alloc\w* idr_get_\w+ \w*asprintf\w* pcpu_create_\w+ list_lru_init\w* \w*str\w*dup\w*"
+    r" \w*memdup\w*"
+)
+_RCU = names(r"\w*rcu\w*")
+# The kernel itself names the caller of the function that must not be preempted.
+_PREEMPT = names(
+    r"_{0,2}dump_stack\w* \w*preempt\w* debug_smp_\w+ show_stack\w* dump_backtrace\w*"
+    r" walk_stackframe"
+)
 _SCHED = names(r"\w*schedule\w* \w*lock_sock\w*")
+# A fault that no handler knows is a matter of where it happened, helper or not.
+_COVERAGE = names(r"__sanitizer_\w+ trace_\w+")
 _RUST = names(r"rust_\w+ .*core::panicking::.*")
 
 _SPIN = (
@@ -192,8 +209,9 @@ RULES: tuple[Rule, ...] = (
          "BUG: unable to handle kernel paging request in {frame}", Where.PC, _ACCESS,
          part_of=_FAULTS, sig="page-fault in {frame}"),
     Rule("unhandled-fault", "DoS", "Unhandled ", _re(r"Unhandled (?:prefetch abort|fault): "),
-         "Unhandled fault in {frame}", Where.PC, _ACCESS),
-    Rule("alignment-trap", "DoS", "Alignment trap: ", _re(r"Alignment trap: .{0,40}PC=0x"),
+         "Unhandled fault in {frame}", Where.PC, _ACCESS, skip=(_COVERAGE,),
+         part_of=_ids("alignment-trap")),
+    Rule("alignment-trap", "DoS", "Alignment trap: ", _re(r"Alignment trap: "),
          "Alignment trap in {frame}", Where.PC),
     Rule("internal-bug", "BUG", "Internal error: Oops - BUG",
          _re(r"Internal error: Oops - BUG: "),
@@ -258,7 +276,7 @@ RULES: tuple[Rule, ...] = (
     Rule("lock-user", "None", "lock held when returning",
          _re(_LOCKS + r"lock held when returning to user space"),
          "{kind}: lock held when returning to user space in {frame}", Where.LOCK,
-         sig="lock held when returning to user space in {frame}"),
+         stackless=True, sig="lock held when returning to user space in {frame}"),
     Rule("lock-held", "LOCKDEP", "still has locks held",
          _re(_LOCKS + r".{1,40} still has locks held"),
          "{kind}: still has locks held in {frame}", Where.LOCK,
@@ -284,7 +302,7 @@ RULES: tuple[Rule, ...] = (
          "BUG: scheduling while atomic in {frame}", Where.TRACE, skip=(GENERIC, SLEEP)),
     Rule("preemptible", "LOCKDEP", "in preemptible",
          _re(r"BUG: using (?P<what>\w+)\(\) in preempt"),
-         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE),
+         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE, skip=(_PREEMPT,)),
     Rule("work-leak", "None", "BUG: workqueue leaked",
          _re(r"BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)"),
          "BUG: workqueue leaked lock or atomic in {frame}",
@@ -309,12 +327,15 @@ RULES: tuple[Rule, ...] = (
     Rule("guard-page", "None", "stack guard page was hit",
          _re(r"BUG: (?:\S{1,16} )?stack guard page was hit"),
          "BUG: stack guard page was hit in {frame}", Where.STALL, _OVERFLOW),
-    Rule("stack-regs-bp", "None", "WARNING: kernel stack",
-         _re(r"WARNING: kernel stack regs at [0-9a-f]+ in .{1,40} has bad (?P<what>'\w+') value"),
+    Rule("stack-regs", "None", "WARNING: kernel stack",
+         _re(r"WARNING: kernel stack regs at [0-9a-f]+ in \S{1,40} has bad (?P<what>'\w+') value"),
          "WARNING: kernel stack regs has bad {what} value"),
     Rule("stack-frame", "None", "WARNING: kernel stack",
-         _re(r"WARNING: kernel stack (?P<what>frame pointer|regs) at .{1,80} has bad "),
-         "WARNING: kernel stack {what} has bad value"),
+         _re(r"WARNING: kernel stack frame pointer at [0-9a-f]+ in \S{1,40} has bad value"),
+         "WARNING: kernel stack frame pointer has bad value"),
+    Rule("stack-unwind", "None", "WARNING: kernel stack",
+         _re(r"WARNING: kernel stack (?:frame pointer|regs) at .{1,80} has bad "),
+         "WARNING: kernel stack regs has bad value"),
     # ---- memory bookkeeping -------------------------------------------------------------------
     Rule("page-state", "None", "BUG: Bad page ",
          _re(r"BUG: Bad page (?P<what>state|map|cache) in process"),
@@ -342,7 +363,8 @@ RULES: tuple[Rule, ...] = (
          "slab error in {what}(): cache {cache}: {msg}"),
     Rule("slab-track", "None", "INFO: ",
          _re(r"INFO: (?P<what>Allocated|Freed) in (?P<func>[\w.]+)\+0x[0-9a-f/x]+ age="),
-         "INFO: {what} in {func} age=NUM cpu=NUM pid=NUM", part_of=_ids("*")),
+         "INFO: {what} in {func} age=NUM cpu=NUM pid=NUM", part_of=_ids("*"),
+         torn="the report that it is a part of is missing"),
     Rule("leak", "LEAK", "unreferenced object 0x", _re(r"(?:^|\s)unreferenced object 0x[0-9a-f]+"),
          "memory leak in {frame}", Where.FIRST, skip=(GENERIC, _LEAK),
          part_of=_ids("leak-header")),
@@ -350,7 +372,7 @@ RULES: tuple[Rule, ...] = (
          "memory leak in {frame}", Where.FIRST, skip=(GENERIC, _LEAK)),
     Rule("leak-count", "LEAK", "new suspected memory leaks",
          _re(r"kmemleak: \d+ new suspected memory leaks"),
-         "kmemleak: new suspected memory leaks", alone=True),
+         "kmemleak: new suspected memory leaks", alone=True, minor=True),
     # ---- WARN() -------------------------------------------------------------------------------
     _warn("refcount", r"lib/refcount\.c", r"\w+", "WARNING: refcount bug in {frame}",
           "REFCOUNT_WARNING"),
@@ -391,11 +413,11 @@ RULES: tuple[Rule, ...] = (
     # ---- objects that outlive their owner or meet their double ---------------------------------
     Rule("sysfs-dup", "WARNING", "create duplicate filename",
          _re(r"sysfs: cannot create duplicate filename '(?P<path>[^']{1,200})"),
-         "sysfs: cannot create duplicate filename '{path}'"),
+         "sysfs: cannot create duplicate filename '{path}'", minor=True),
     Rule("kobject-dup", "WARNING", "with -EEXIST",
          _re(r"kobject(?:_add_internal)?:? .{0,40}failed for (?P<name>.{1,80}) with -EEXIST"),
          "kobject_add_internal failed for {name} with -EEXIST",
-         part_of=_ids("sysfs-dup warn warn-kobject")),
+         part_of=_ids("sysfs-dup warn warn-kobject"), minor=True),
     Rule("kobject-state", "WARNING", "something is seriously wrong",
          _re(r"kobject .{1,80}: tried to (?P<what>(?:init|add) an \w+) object"),
          "kobject: tried to {what} object in {frame}", Where.TRACE),
@@ -417,13 +439,14 @@ RULES: tuple[Rule, ...] = (
     Rule("panic-protector", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
              r"(?:(?P<func>[\w.]+)\+0x|[0-9a-f]+|[\w.]+)"),
-         "kernel panic: stack is corrupted in {frame}", Where.HEAD, part_of=_FAULTS),
+         "kernel panic: stack is corrupted in {frame}", Where.HEAD, part_of=_FAULTS,
+         stackless=True),
     Rule("panic-stack-end", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: corrupted stack end detected inside scheduler"),
          "kernel panic: corrupted stack end in {frame}", Where.STALL, _OVERFLOW),
     Rule("panic-after", "DoS", "Kernel panic - not",
-         _re(rf"Kernel panic - not syncing: (?P<what>(?:{_AFTER}).{{0,80}})"),
-         "kernel panic: {what}", part_of=_ids("*")),
+         _re(rf"Kernel panic - not syncing: (?P<what>(?:{_AFTER}))"),
+         "kernel panic: {what}", part_of=_ids("*"), torn="the report that it follows is missing"),
     Rule("panic-init", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: (?P<what>Attempted to kill init!)"),
          "kernel panic: {what}", part_of=_ids("*")),

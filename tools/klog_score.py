@@ -45,13 +45,13 @@ def main() -> int:
         found = got is not None
         if found != contains_report(log):
             print(f"{name}: contains_report disagrees with parse")
-        if found == (want["title"] is not None):
+        if found == (bool(want["title"])):
             presence += 1
         else:
             print(f"{name}: PRESENCE want {want['title']!r}, got {got!r}")
-            if want["title"] is None:
+            if not want["title"]:
                 continue
-        if want["title"] is None:
+        if not want["title"]:
             continue
         same = got == want["title"] or got in want["alt"]
         if want["corrupted"]:
