@@ -138,8 +138,8 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     out.print(f"title: {found.titles[0] if found.titles else 'no finding'}", markup=False)
     out.print(f"same title: {titles[True]} of {arguments.times}")
     out.print(f"same console bytes: {consoles[True]} of {arguments.times}")
-    for shown, count in seen.most_common():
-        out.print(f"  {count} x {shown}", markup=False)
+    for outcome, count in seen.most_common():
+        out.print(f"  {count} x {outcome}", markup=False)
     return ExitStatus.FINDINGS if titles[True] else ExitStatus.OK
 
 

@@ -13,7 +13,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import accel, bundle, cpio, kernels, modules, scenario, store, symbolise, template
+from harness import (
+    accel,
+    bundle,
+    cpio,
+    kernels,
+    modules,
+    scenario,
+    scenario_compile,
+    store,
+    symbolise,
+    template,
+)
 from harness.errors import UsageError
 from harness.guest import ssh_template
 from harness.image import Image, build_image
@@ -115,9 +126,10 @@ class Lab:
         bindings = {
             "module": subject.module.name,
             "ko": f"/payload/{subject.module.name}.ko",
-            **subject.family.surfaces,
+            "mnt": "/mnt",
+            **_surface_bindings(subject.family),
         }
-        compiled = scenario.compile_program(
+        compiled = scenario_compile.compile_program(
             plan, seed=seed, bindings=bindings, lane=subject.lane.value
         )
         spec = TrialSpec(
@@ -150,6 +162,12 @@ class Lab:
             if now.get(name) != then
         )
         return trial, differences
+
+
+def _surface_bindings(family: Family) -> dict[str, str]:
+    """Return what a scenario calls the surfaces that a family names."""
+    known = {"filesystem": "fstype"}
+    return {known.get(kind, kind): name for kind, name in family.surfaces.items()}
 
 
 def family_scenarios(family: Family, variant: str) -> tuple[Scenario, ...]:

@@ -116,12 +116,10 @@ class _Token:
     is_frame: bool
 
 
+_OFFSET = r"\+0x(?P<off>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)"
 # "[foo]", "[foo 0123abcd]" with CONFIG_STACKTRACE_BUILD_ID, "[foo, load 3, unloaded]" of ours.
 _IN_MODULE = r"(?: \[(?P<module>[A-Za-z_][\w-]*)(?:, load (?P<load>\d+)[^\]]*| [0-9a-f]+)?\])?"
-_FRAME = re.compile(
-    r"(?<![\w.])(?P<func>[A-Za-z_][\w.$]*)"
-    r"\+0x(?P<off>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)" + _IN_MODULE
-)
+_FRAME = re.compile(rf"(?<![\w.])(?P<func>[A-Za-z_][\w.$]*){_OFFSET}{_IN_MODULE}")
 # A frame or program counter without a name; the rest of the line must not be hexadecimal too,
 # or it is a dump of memory or registers.
 _BARE = re.compile(
