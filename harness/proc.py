@@ -37,8 +37,11 @@ GRACE_S = 5.0
 _GUARD = '[ "$PPID" = "$0" ] || exit 125; exec "$@"'
 
 # Leads the process group: on TERM (from the harness, or from the kernel when
-# the harness died) nobody in the group survives.
-_GROUP_GUARD = 'trap "kill -KILL 0" TERM; [ "$PPID" = "$0" ] || exit 125; "$@" <&0 & wait $!'
+# the harness died) nobody in the group survives. dash gives a background job /dev/null as its
+# standard input before it looks at the redirections, hence the way round by descriptor 3.
+_GROUP_GUARD = (
+    'trap "kill -KILL 0" TERM; [ "$PPID" = "$0" ] || exit 125; exec 3<&0; "$@" <&3 3<&- & wait $!'
+)
 
 
 @dataclass(frozen=True, slots=True)
