@@ -19,7 +19,8 @@ from pathlib import Path
 MEMORY_MIB = 512
 
 #: I/O ports, agreed on with images/executor/channel.c.
-REPORT_PORT = 0x402
+# Not 0x402: that is where SeaBIOS sends its own messages when somebody listens.
+REPORT_PORT = 0xE9
 EXIT_PORT = 0xF4
 PAUSE_PORT = 0x505
 
