@@ -49,10 +49,16 @@ static unsigned int count_sessions(void)
 	return count ? count - 1 : 0;
 }
 
+/* How long it took, because every trial pays the same again. */
 static void take_baseline(void)
 {
+	uint64_t start = now_us();
+
 	kmemleak_baseline();
+	ev_u64("kmemleak_us", now_us() - start);
+	start = now_us();
 	audit_baseline();
+	ev_u64("audit_us", now_us() - start);
 }
 
 /* The guest is about to be saved again, with modules and set-up inside. */
@@ -67,9 +73,9 @@ static void prepare(void)
 	}
 	sync();
 	write_file("/proc/sys/vm/drop_caches", "3", 1);
-	take_baseline();
 	ev_begin("prepared");
 	ev_u64("n", ++times);
+	take_baseline();
 	ev_u64("sessions", sessions);
 	ev_end_always();
 }
@@ -113,6 +119,11 @@ int agent_main(const char *audit_file)
 
 	if (channel_open_guest(&why)) {
 		fprintf(stderr, "executor: %s\n", why);
+		if (channel_in_guest()) {
+			ev_begin("trouble");
+			ev_str("what", why);
+			ev_end_always();
+		}
 		return 3;
 	}
 	bad = audit_file ? audit_load(audit_file) : 0;
@@ -127,8 +138,8 @@ int agent_main(const char *audit_file)
 	sigaction(SIGUSR1, &usr1, NULL);
 	mlockall(MCL_CURRENT);
 	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param);
-	take_baseline();
 	ev_begin("ready");
+	take_baseline();
 	ev_str("channel", channel_kind());
 	ev_end_always();
 	run_text(text, wait_for_program(text));

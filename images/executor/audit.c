@@ -355,6 +355,7 @@ static unsigned int differ(const struct section *section, const struct lines *no
  */
 void audit_compare(void)
 {
+	uint64_t start = now_us();
 	unsigned int rechecks = 0;
 
 	for (unsigned int i = 0; i < nsections; i++) {
@@ -376,5 +377,6 @@ void audit_compare(void)
 	ev_begin("audited");
 	ev_u64("sections", nsections);
 	ev_u64("rechecks", rechecks);
+	ev_u64("took_us", now_us() - start);
 	ev_end();
 }

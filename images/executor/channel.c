@@ -22,7 +22,11 @@
 
 #include "executor.h"
 
-#define DEBUGCON_PORT		0x402
+/*
+ * SeaBIOS writes its own log to 0x402 whenever a debugcon answers there
+ * (src/fw/paravirt.c, qemu_debug_putc), so 0xe9 gives the cleaner report.
+ */
+#define DEBUGCON_PORTS		{ 0xe9, 0x402 }
 #define DEBUGCON_READBACK	0xe9
 #define FWCFG_SELECTOR		0x510
 #define FWCFG_DATA		0x511
@@ -36,6 +40,7 @@
 static enum { CH_STDOUT, CH_IOPL, CH_DEVPORT } kind;
 static int devport = -1;
 static int program_key = -1;
+static int debugcon = -1;
 
 struct fwcfg_file {
 	uint32_t size;
@@ -60,6 +65,28 @@ const char *channel_kind(void)
 bool channel_in_guest(void)
 {
 	return kind != CH_STDOUT;
+}
+
+static unsigned char port_read(int port)
+{
+	unsigned char value = 0;
+
+	if (kind == CH_IOPL)
+		return inb(port);
+	return pread(devport, &value, 1, port) == 1 ? value : 0;
+}
+
+static bool find_debugcon(void)
+{
+	static const int ports[] = DEBUGCON_PORTS;
+
+	for (size_t i = 0; i < ARRAY_SIZE(ports); i++) {
+		if (port_read(ports[i]) == DEBUGCON_READBACK) {
+			debugcon = ports[i];
+			return true;
+		}
+	}
+	return false;
 }
 
 static void fwcfg_select(uint16_t key)
@@ -98,27 +125,25 @@ static int fwcfg_find(const char *name)
  */
 int channel_open_guest(const char **why)
 {
-	if (iopl(3) == 0) {
-		kind = CH_IOPL;
-		if (inb(DEBUGCON_PORT) != DEBUGCON_READBACK) {
-			*why = "no debugcon at port 0x402";
+	kind = CH_IOPL;
+	if (iopl(3)) {
+		kind = CH_DEVPORT;
+		devport = open("/dev/port", O_RDWR | O_CLOEXEC);
+		if (devport < 0) {
+			*why = "neither iopl nor /dev/port works";
 			return -1;
 		}
-		program_key = fwcfg_find(PROGRAM_NAME);
-		if (program_key < 0) {
-			*why = "no fw_cfg item " PROGRAM_NAME;
-			return -1;
-		}
-		return 0;
 	}
-	devport = open("/dev/port", O_RDWR | O_CLOEXEC);
-	if (devport < 0) {
-		*why = "neither iopl nor /dev/port works";
+	if (!find_debugcon()) {
+		*why = "no debugcon at port 0xe9 or 0x402";
 		return -1;
 	}
-	kind = CH_DEVPORT;
-	if (access(PROGRAM_SYSFS, R_OK)) {
-		*why = "no " PROGRAM_SYSFS;
+	/* Whatever came before may have left its line open. */
+	channel_write("\n", 1);
+	if (kind == CH_IOPL)
+		program_key = fwcfg_find(PROGRAM_NAME);
+	if (kind == CH_IOPL ? program_key < 0 : access(PROGRAM_SYSFS, R_OK)) {
+		*why = "no fw_cfg item " PROGRAM_NAME;
 		return -1;
 	}
 	return 0;
@@ -143,12 +168,12 @@ void channel_write(const char *buf, size_t len)
 	ssize_t n;
 
 	if (kind == CH_IOPL) {
-		outsb(DEBUGCON_PORT, buf, len);
+		outsb(debugcon, buf, len);
 		return;
 	}
 	while (len) {
 		if (kind == CH_DEVPORT)
-			n = pwrite(devport, buf, 1, DEBUGCON_PORT);
+			n = pwrite(devport, buf, 1, debugcon);
 		else
 			n = write(STDOUT_FILENO, buf, len);
 		if (n < 0 && errno == EINTR)
