@@ -72,6 +72,7 @@ static unsigned int tell_leaks(void)
 
 void kmemleak_report(void)
 {
+	uint64_t start = now_us();
 	unsigned int count;
 	int err;
 
@@ -87,6 +88,7 @@ void kmemleak_report(void)
 	ev_u64("count", count);
 	if (err)
 		ev_str("errno", result_name(err) ?: "?");
+	ev_u64("took_us", now_us() - start);
 	ev_end();
 }
 
