@@ -20,6 +20,7 @@ from harness import (
     cpio,
     kernels,
     modules,
+    program,
     scenario,
     scenario_compile,
     store,
@@ -45,9 +46,9 @@ def _quiet(what: str, done: float | None) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """What trials are run on: one variant of a module, ready in a guest."""
+    """What trials are run on: one variant of a module, compiled; one object for each."""
 
     family: Family
     module: Module
