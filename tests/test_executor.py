@@ -189,7 +189,19 @@ def test_ops_answer_the_errno_of_the_kernel(run: Run, tmp_path: Path) -> None:
 
 
 def test_empty_slots_skip_the_op_and_say_so(run: Run) -> None:
-    names = "close read write pread pwrite lseek fsync ftruncate ioctl poll readdir".split()
+    names = [
+        "close",
+        "read",
+        "write",
+        "pread",
+        "pwrite",
+        "lseek",
+        "fsync",
+        "ftruncate",
+        "ioctl",
+        "poll",
+        "readdir",
+    ]
     args = {"read": (9,), "write": (9,), "pread": (0, 9), "pwrite": (0, 9), "lseek": (0,)}
     args |= {"ftruncate": (0,), "ioctl": (1,)}
     body = [op(name, 0, *args.get(name, ())) for name in names]
