@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The life of the executor in a guest. It is started once, while the template
- * is made, and is what a clone wakes up in: polling for its program.
+ * is made, and is what a clone wakes up in.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,41 +13,26 @@
 
 #include "executor.h"
 
-#define POLL_US		1000
-#define SESSION_POLLS	10000
 /* Above everything a program may ask for, so that no actor can starve it. */
 #define AGENT_PRIORITY	95
+#define CPIO_MAGIC	"070701"
+#define SETUP		"/payload/setup"
 
-static volatile sig_atomic_t prepare_asked;
-
-static void on_usr1(int sig)
+/* Runs a shell command with some input; returns its wait status. */
+static int run_shell(const char *command, const char *input, size_t len)
 {
-	(void)sig;
-	prepare_asked = 1;
+	FILE *pipe = popen(command, "w");
+	int status;
+
+	if (!pipe)
+		return -1;
+	if (fwrite(input, 1, len, pipe) != len)
+		fprintf(stderr, "executor: `%s` did not take its input\n", command);
+	status = pclose(pipe);
+	return status;
 }
 
-/* SSH sessions still under way: each is a dropbear besides the listener. */
-static unsigned int count_sessions(void)
-{
-	DIR *proc = opendir("/proc");
-	struct dirent *entry;
-	unsigned int count = 0;
-	char path[300], comm[32];
-
-	if (!proc)
-		return 0;
-	while ((entry = readdir(proc))) {
-		if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
-			continue;
-		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
-		if (read_file(path, comm, sizeof(comm)) > 0 && !strcmp(comm, "dropbear\n"))
-			count++;
-	}
-	closedir(proc);
-	return count ? count - 1 : 0;
-}
-
-/* How long it took, because every trial pays the same again. */
+/* How long it took is told, because every trial pays the same again. */
 static void take_baseline(void)
 {
 	uint64_t start = now_us();
@@ -61,37 +44,27 @@ static void take_baseline(void)
 	ev_u64("audit_us", now_us() - start);
 }
 
-/* The guest is about to be saved again, with modules and set-up inside. */
-static void prepare(void)
+/*
+ * The guest is about to be saved again, with modules and set-up inside; what it
+ * looks like now is what every trial is compared with.
+ */
+static void take_payload(const char *archive, size_t len)
 {
-	static unsigned int times;
-	unsigned int sessions = count_sessions();
+	int status = run_shell("cd / && exec cpio -idmu", archive, len);
 
-	for (unsigned int i = 0; sessions && i < SESSION_POLLS; i++) {
-		sleep_us(POLL_US);
-		sessions = count_sessions();
+	if (!status && !access(SETUP, X_OK))
+		status = run_shell(SETUP, "", 0);
+	if (status) {
+		ev_begin("setup-failed");
+		ev_int("status", status);
+		ev_end_always();
+		return;
 	}
 	sync();
 	write_file("/proc/sys/vm/drop_caches", "3", 1);
 	ev_begin("prepared");
-	ev_u64("n", ++times);
 	take_baseline();
-	ev_u64("sessions", sessions);
 	ev_end_always();
-}
-
-static ssize_t wait_for_program(char *text)
-{
-	ssize_t len;
-
-	while (!(len = channel_poll_program(text, MAX_PROGRAM + 16))) {
-		if (prepare_asked) {
-			prepare_asked = 0;
-			prepare();
-		}
-		sleep_us(POLL_US);
-	}
-	return len;
 }
 
 static void run_text(const char *text, ssize_t len)
@@ -109,40 +82,66 @@ static void run_text(const char *text, ssize_t len)
 	ev_end_always();
 }
 
+/* Somebody uses this guest over SSH; the agent has nothing more to do in it. */
+static void stand_by(void)
+{
+	struct sched_param param = { 0 };
+
+	sched_setscheduler(0, SCHED_OTHER, &param);
+	for (;;)
+		pause();
+}
+
+/*
+ * Stops the machine, and looks what there is to do whenever it goes on: in a
+ * clone the item holds what that clone is for.
+ */
+static void serve(void)
+{
+	char *content;
+	ssize_t len;
+
+	for (;;) {
+		channel_pause_machine();
+		len = channel_read_input(&content);
+		if (!len)
+			stand_by();
+		if (len < 0 || strncmp(content, CPIO_MAGIC, strlen(CPIO_MAGIC))) {
+			run_text(content, len);
+			return;
+		}
+		take_payload(content, len);
+		free(content);
+	}
+}
+
 int agent_main(const char *audit_file)
 {
 	struct sched_param param = { .sched_priority = AGENT_PRIORITY };
-	struct sigaction usr1 = { .sa_handler = on_usr1 };
 	const char *why = NULL;
-	char *text;
 	int bad;
 
 	if (channel_open_guest(&why)) {
 		fprintf(stderr, "executor: %s\n", why);
-		if (channel_in_guest()) {
-			ev_begin("trouble");
-			ev_str("what", why);
-			ev_end_always();
-		}
+		ev_begin("trouble");
+		ev_str("what", why);
+		ev_end_always();
 		return 3;
 	}
 	bad = audit_file ? audit_load(audit_file) : 0;
-	text = malloc(MAX_PROGRAM + 16);
-	if (bad || !text) {
+	if (bad) {
 		ev_begin("trouble");
-		ev_str("what", text ? "audit file" : "out of memory");
+		ev_str("what", "audit file");
 		ev_int("line", bad);
 		ev_end_always();
 		return 3;
 	}
-	sigaction(SIGUSR1, &usr1, NULL);
 	mlockall(MCL_CURRENT);
 	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param);
 	ev_begin("ready");
-	take_baseline();
 	ev_str("channel", channel_kind());
 	ev_end_always();
-	run_text(text, wait_for_program(text));
+	serve();
 	channel_exit_machine();
 	return 3;
 }

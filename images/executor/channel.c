@@ -6,9 +6,13 @@
  * test and no interrupt is involved: an output byte is one exit to QEMU, taken
  * at the instruction that writes it, and so the same in every replay.
  *
- * QEMU: hw/char/debugcon.c (reads answer 0xe9), docs/specs/fw_cfg (selector
- * register 0x510, data register 0x511, directory at key 0x19),
- * hw/misc/debugexit.c (exit status = value << 1 | 1).
+ * The machine is stopped to be saved by the agent too, at one exact instruction:
+ * the harness starts QEMU with `-action panic=pause`, and pvpanic's port is the
+ * one way to say so that needs no kernel driver.
+ *
+ * QEMU: docs/specs/pvpanic, hw/char/debugcon.c (reads answer 0xe9),
+ * docs/specs/fw_cfg (selector register 0x510, data register 0x511, directory at
+ * key 0x19), hw/misc/debugexit.c (exit status = value << 1 | 1).
  */
 #define _GNU_SOURCE
 #include <endian.h>
@@ -23,7 +27,7 @@
 #include "executor.h"
 
 /*
- * SeaBIOS writes its own log to 0x402 whenever a debugcon answers there
+ * SeaBIOS writes its own messages to 0x402 when a debugcon answers there
  * (src/fw/paravirt.c, qemu_debug_putc), so 0xe9 gives the cleaner report.
  */
 #define DEBUGCON_PORTS		{ 0xe9, 0x402 }
@@ -34,6 +38,8 @@
 #define FWCFG_MAX_FILES		4096
 #define EXIT_PORT		0xf4
 #define EXIT_VALUE		0x10
+#define PAUSE_PORT		0x505
+#define PAUSE_VALUE		0x01	/* pvpanic: "guest panicked" */
 #define PROGRAM_NAME		"opt/kmod-harness/program"
 #define PROGRAM_SYSFS		"/sys/firmware/qemu_fw_cfg/by_name/" PROGRAM_NAME "/raw"
 
@@ -74,6 +80,14 @@ static unsigned char port_read(int port)
 	if (kind == CH_IOPL)
 		return inb(port);
 	return pread(devport, &value, 1, port) == 1 ? value : 0;
+}
+
+static void port_write(int port, unsigned char value)
+{
+	if (kind == CH_IOPL)
+		outb(value, port);
+	else if (kind == CH_DEVPORT && pwrite(devport, &value, 1, port) < 0)
+		sleep_us(1);
 }
 
 static bool find_debugcon(void)
@@ -138,7 +152,7 @@ int channel_open_guest(const char **why)
 		*why = "no debugcon at port 0xe9 or 0x402";
 		return -1;
 	}
-	/* Whatever came before may have left its line open. */
+	/* What the firmware wrote may have left a line open. */
 	channel_write("\n", 1);
 	if (kind == CH_IOPL)
 		program_key = fwcfg_find(PROGRAM_NAME);
@@ -167,6 +181,8 @@ void channel_write(const char *buf, size_t len)
 {
 	ssize_t n;
 
+	if (kind != CH_STDOUT && debugcon < 0)
+		return;
 	if (kind == CH_IOPL) {
 		outsb(debugcon, buf, len);
 		return;
@@ -210,45 +226,49 @@ static ssize_t item_read(char *buf, size_t size)
 }
 
 /*
- * The item holds a decimal byte count, a newline and that many bytes of
- * program; a count of 0 says that there is none yet. Returns the length of the
- * program, 0 when there is none, -1 when the item makes no sense.
+ * The item holds a decimal byte count, a newline and that many bytes; a count
+ * of 0 says that there is nothing. Returns a malloc'd buffer with a NUL behind
+ * it and its length, 0 when there is nothing, -1 when the item makes no sense.
  */
-ssize_t channel_poll_program(char *buf, size_t size)
+ssize_t channel_read_input(char **content)
 {
-	char head[9] = "";
-	char *end;
+	char head[12] = "";
 	unsigned long len;
 	size_t skip;
-	ssize_t n;
+	char *end, *buf;
 
-	/* Enough for any count that is allowed, little enough to poll. */
-	n = item_read(head, 2);
-	if (n != 2)
-		return -1;
-	if (!memcmp(head, "0\n", 2))
-		return 0;
-	n = item_read(head, sizeof(head) - 1);
-	if (n <= 0)
+	*content = NULL;
+	if (item_read(head, sizeof(head) - 1) < 2)
 		return -1;
 	len = strtoul(head, &end, 10);
 	skip = end - head + 1;
-	if (end == head || *end != '\n' || head[0] == '-' || len + skip > size)
+	if (end == head || *end != '\n' || head[0] == '-' || len > MAX_CONTENT)
 		return -1;
-	if (item_read(buf, len + skip) != (ssize_t)(len + skip))
+	if (!len)
+		return 0;
+	buf = malloc(skip + len + 1);
+	if (!buf || item_read(buf, skip + len) != (ssize_t)(skip + len)) {
+		free(buf);
 		return -1;
+	}
 	memmove(buf, buf + skip, len);
+	buf[len] = '\0';
+	*content = buf;
 	return len;
+}
+
+/*
+ * Stops the machine. It goes on from here, in this QEMU or in a clone of it,
+ * when the harness says so.
+ */
+void channel_pause_machine(void)
+{
+	port_write(PAUSE_PORT, PAUSE_VALUE);
 }
 
 /* QEMU ends with status 33; without the device the machine powers off. */
 void channel_exit_machine(void)
 {
-	unsigned char value = EXIT_VALUE;
-
-	if (kind == CH_IOPL)
-		outb(value, EXIT_PORT);
-	else if (kind == CH_DEVPORT && pwrite(devport, &value, 1, EXIT_PORT) < 0)
-		sleep_us(1);
+	port_write(EXIT_PORT, EXIT_VALUE);
 	reboot(RB_POWER_OFF);
 }

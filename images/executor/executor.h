@@ -19,6 +19,7 @@
 
 /* Limits that harness/ops.py knows too; `executor tables` prints them. */
 #define MAX_PROGRAM	131072	/* bytes of program text */
+#define MAX_CONTENT	(64 << 20)	/* bytes of a program or payload */
 #define MAX_ACTORS	64
 #define MAX_NODES	4096	/* ops and control blocks of a whole program */
 #define MAX_DEPTH	16	/* nesting of loop and choose */
@@ -87,7 +88,8 @@ int channel_open_guest(const char **why);
 void channel_reopen(void);
 void channel_drop(void);
 void channel_write(const char *buf, size_t len);
-ssize_t channel_poll_program(char *buf, size_t size);
+ssize_t channel_read_input(char **content);
+void channel_pause_machine(void);
 void channel_exit_machine(void);
 const char *channel_kind(void);
 bool channel_in_guest(void);

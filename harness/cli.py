@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The ``harness`` command: a thin front over :mod:`harness.lab`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness import __version__, commands
+from harness.errors import ExitStatus, HarnessError, UsageError
+from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
+from harness.machine import Lane
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status (see :class:`ExitStatus`)."""
+    # A harness that is told to go takes its guests with it: as an exception, so
+    # that every `with` block ends.
+    signal.signal(signal.SIGTERM, _terminated)
+    errors = Console(stderr=True, highlight=False)
+    try:
+        arguments = _parser().parse_args(argv)
+        level = logging.DEBUG if arguments.verbose else logging.WARNING
+        logging.basicConfig(level=level, format="%(name)s: %(message)s")
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+        status: ExitStatus = arguments.run(arguments)
+    except HarnessError as error:
+        errors.print(f"harness: {error}", markup=False, soft_wrap=True)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        errors.print("harness: interrupted", markup=False)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return int(status)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong the way the rest of the harness does."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(message, hint=f"`{self.prog} --help` lists what there is")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="harness", description="Unload kernel modules under everything.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say each command that is run")
+    calls = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    call = _call(calls, "setup", commands.setup, "build kernel, image and templates")
+    _add_kernel(call)
+
+    call = _call(calls, "doctor", commands.doctor, "say what works on this machine and what not")
+    _add_kernel(call)
+
+    call = _call(calls, "run", commands.run, "run trials of one module")
+    call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--lane", default="det", choices=[lane.value for lane in Lane])
+    call.add_argument("--scenario", help="file or name (default: the module's own, in turn)")
+    call.add_argument("--seeds", default="0:8", help="N or A:B, B not included (default: 0:8)")
+    call.add_argument("--seconds", type=_positive_float, help="go on with further seeds so long")
+    call.add_argument("--until-finding", action="store_true", help="stop at the first finding")
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
+
+    call = _call(calls, "stress", commands.stress, "put the module catalogue to the test")
+    call.add_argument("--good-trials", type=_positive_int, default=200, metavar="N",
+                      help="det trials of each good variant (default: 200)")  # fmt: skip
+    call.add_argument("--good-seconds", type=_positive_float, default=60.0, metavar="S",
+                      help="time in the smp lane for each good variant (default: 60)")  # fmt: skip
+    call.add_argument("--bad-trials", type=_positive_int, default=64, metavar="N",
+                      help="give up on a bad variant after so many (default: 64)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
+
+    call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
+    call.add_argument("bundle", type=Path, help="folder that a failing trial left")
+    call.add_argument("--times", type=_positive_int, default=1, metavar="N")
+    call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
+
+    call = _call(calls, "shell", commands.shell, "a shell in a prepared guest")
+    call.add_argument("--lane", default="smp", choices=[lane.value for lane in Lane])
+    call.add_argument("--module", help="put this module into the guest, as /payload/NAME.ko")
+    call.add_argument("--variant", default="good")
+    call.add_argument("command", nargs="*", help="run this instead of a shell")
+    _add_kernel(call)
+    return parser
+
+
+def _call(
+    calls: argparse._SubParsersAction[_Parser],
+    name: str,
+    run: Callable[[argparse.Namespace], ExitStatus],
+    what: str,
+) -> _Parser:
+    call = calls.add_parser(name, help=what, description=what)
+    call.set_defaults(run=run)
+    return call
+
+
+def _add_kernel(call: _Parser) -> None:
+    call.add_argument("--kernel", default=DEFAULT_KERNEL, help=f"default: {DEFAULT_KERNEL}")
+    call.add_argument("--profile", default=DEFAULT_PROFILE, help=f"default: {DEFAULT_PROFILE}")
+
+
+def _add_running(call: _Parser) -> None:
+    call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N",
+                      help="guests side by side (default: one a processor)")  # fmt: skip
+    call.add_argument("--bundles", type=Path, default=Path("runs"), metavar="DIR",
+                      help="where bundles of findings go (default: runs)")  # fmt: skip
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: not a positive number")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e7:
+        raise argparse.ArgumentTypeError(f"{text!r}: not a positive number of seconds")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sections and function symbols of ELF files: kernels and modules, 32 and 64 bits, both orders.
+
+Only what naming an address needs; the rest of an object's debug information is binutils' matter.
+Layouts follow the System V ABI, chapters "ELF Header", "Sections" and "Symbol Table".
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import mmap
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import UsageError
+
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
+_SHT_SYMTAB = 2
+_STT_NOTYPE, _STT_FUNC = 0, 2
+_ET_REL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section: ``address`` is 0 in relocatable files."""
+
+    name: str
+    flags: int
+    address: int
+    size: int
+    align: int
+
+    @property
+    def executable(self) -> bool:
+        return self.flags & (SHF_ALLOC | SHF_EXECINSTR) == SHF_ALLOC | SHF_EXECINSTR
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A function. ``value`` is an address, or an offset in its section in relocatable files."""
+
+    name: str
+    value: int
+    #: Distance to the next function of the section, as kallsyms counts it.
+    span: int
+    section: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elf:
+    """What an ELF file says about its functions."""
+
+    path: Path
+    relocatable: bool
+    sections: tuple[Section, ...]
+    #: Functions by name; static ones of several files may share it.
+    by_name: dict[str, tuple[Symbol, ...]] = field(repr=False)
+    #: Functions of each executable section, by value.
+    by_section: dict[int, tuple[Symbol, ...]] = field(repr=False)
+
+    def find(self, section: int, value: int) -> Symbol | None:
+        """The function that holds ``value``, or None."""
+        symbols = self.by_section.get(section, ())
+        at = bisect.bisect_right(symbols, value, key=lambda symbol: symbol.value) - 1
+        if at < 0 or value >= symbols[at].value + symbols[at].span:
+            return None
+        return symbols[at]
+
+
+def load(path: Path) -> Elf:
+    """Read sections and functions of a file; the last few are remembered.
+
+    Raises:
+        UsageError: it cannot be read, or is no ELF file with a symbol table.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    return _load(path, state.st_mtime_ns, state.st_size)
+
+
+# A kernel's symbol table takes a third of a second to read, and each report needs it.
+@functools.lru_cache(maxsize=8)
+def _load(path: Path, mtime_ns: int, size: int) -> Elf:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(path, data)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a complete ELF file: {error}") from error
+
+
+def _parse(path: Path, data: mmap.mmap) -> Elf:
+    if data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] not in (1, 2):
+        raise UsageError(f"{path}: not an ELF file")
+    wide = data[4] == 2
+    order = "<" if data[5] == 1 else ">"
+    (kind,) = struct.unpack_from(order + "H", data, 16)
+    offset = struct.unpack_from(order + ("Q" if wide else "I"), data, 40 if wide else 32)[0]
+    size, count, names_at = struct.unpack_from(order + "HHH", data, 58 if wide else 46)
+    layout = struct.Struct(order + ("IIQQQQIIQQ" if wide else "10I"))
+    headers = [layout.unpack_from(data, offset + n * size) for n in range(count)]
+    strings = headers[names_at][4]
+    sections = tuple(
+        Section(_string(data, strings + h[0]), h[2], h[3], h[5], h[8] or 1) for h in headers
+    )
+    table = next((h for h in headers if h[1] == _SHT_SYMTAB), None)
+    if table is None:
+        raise UsageError(f"{path}: has no symbol table", hint="use the file that was not stripped")
+    code = frozenset(n for n, section in enumerate(sections) if section.executable)
+    symbols = _symbols(data, table, headers[table[6]][4], code, order + ("64" if wide else "32"))
+    by_section = _spans(symbols, sections, relocatable=kind == _ET_REL)
+    by_name: dict[str, tuple[Symbol, ...]] = {}
+    for members in by_section.values():
+        for symbol in members:
+            by_name[symbol.name] = (*by_name.get(symbol.name, ()), symbol)
+    return Elf(path, kind == _ET_REL, sections, by_name, by_section)
+
+
+def _string(data: mmap.mmap, at: int) -> str:
+    return data[at : data.find(b"\0", at)].decode()
+
+
+# Layout of a symbol and the places of name, value, type and section in it.
+_SYMBOL = {"64": ("IBBHQQ", (0, 4, 1, 3)), "32": ("IIIBBH", (0, 1, 3, 5))}
+
+
+def _symbols(
+    data: mmap.mmap, table: tuple[int, ...], strings: int, code: frozenset[int], kind: str
+) -> list[tuple[str, int, int]]:
+    """Name, value and section of each function; labels of assembly code are functions too."""
+    form, (name_at, value_at, info_at, section_at) = _SYMBOL[kind[1:]]
+    entry = struct.Struct(kind[0] + form)
+    raw = data[table[4] : table[4] + table[5] // entry.size * entry.size]
+    found = []
+    for fields in entry.iter_unpack(raw):
+        if fields[section_at] in code and fields[info_at] & 0xF in (_STT_NOTYPE, _STT_FUNC):
+            name = _string(data, strings + fields[name_at])
+            # The assembler's own labels are no functions, nor is what precedes one.
+            if name and not name.startswith((".L", "__pfx_", "$")):
+                found.append((name, fields[value_at], fields[section_at]))
+    return found
+
+
+def _spans(
+    symbols: list[tuple[str, int, int]], sections: tuple[Section, ...], *, relocatable: bool
+) -> dict[int, tuple[Symbol, ...]]:
+    by_section: dict[int, tuple[Symbol, ...]] = {}
+    grouped: dict[int, list[tuple[int, str]]] = {}
+    for name, value, index in symbols:
+        grouped.setdefault(index, []).append((value, name))
+    for index, members in grouped.items():
+        section = sections[index]
+        end = section.size if relocatable else section.address + section.size
+        members.sort()
+        starts = [*sorted({value for value, _ in members}), end]
+        by_section[index] = tuple(
+            Symbol(name, value, starts[bisect.bisect_right(starts, value)] - value, index)
+            for value, name in members
+            if value < end
+        )
+    return by_section

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel configuration fragments: merge, and check what one was given.
+
+kconfig drops an option whose dependencies are not met without a word, so what
+``olddefconfig`` left is compared with what was asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from harness.errors import KernelBuildError
+
+_ASSIGNMENT = re.compile(r"^(CONFIG_\w+)=(.+)$")
+_UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
+
+
+def parse(text: str) -> dict[str, str]:
+    """Return option → value of a fragment or a ``.config``; unset ones are ``n``."""
+    options: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := _ASSIGNMENT.match(line):
+            options[match[1]] = match[2]
+        elif match := _UNSET.match(line):
+            options[match[1]] = "n"
+    return options
+
+
+def merge(fragments: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return all options of several fragments; the later one wins."""
+    merged: dict[str, str] = {}
+    for fragment in fragments:
+        merged.update(fragment)
+    return merged
+
+
+def missing(wanted: Mapping[str, str], config: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the options of ``wanted`` that ``config`` does not have as asked."""
+    return tuple(
+        option for option, value in sorted(wanted.items()) if config.get(option, "n") != value
+    )
+
+
+def require(wanted: Mapping[str, str], config: Mapping[str, str], source: Path) -> None:
+    """Check that a configuration has every option that was asked for.
+
+    Args:
+        source: the kernel's source tree, to look up what an option depends on.
+
+    Raises:
+        KernelBuildError: an option is not there; names it and its dependencies.
+    """
+    gone = missing(wanted, config)
+    if not gone:
+        return
+    explained = "\n".join(
+        f"{option}={wanted[option]} (is {config.get(option, 'n')}): {depends_on(option, source)}"
+        for option in gone
+    )
+    raise KernelBuildError(
+        f"kernel configuration: {len(gone)} of {len(wanted)} options did not survive "
+        f"olddefconfig: {', '.join(gone)}",
+        evidence=explained,
+        hint="an option that a series does not have belongs into that series' own fragment",
+    )
+
+
+def depends_on(option: str, source: Path) -> str:
+    """Return the ``depends on`` and ``select`` conditions of an option, for a person."""
+    name = option.removeprefix("CONFIG_")
+    head = re.compile(rf"^(?:menu)?config {re.escape(name)}\n((?:[ \t].*\n|\n)*)", re.MULTILINE)
+    for kconfig in sorted(source.rglob("Kconfig*")):
+        match = head.search(kconfig.read_text(errors="replace"))
+        if match is None:
+            continue
+        conditions = re.findall(r"^\s+(depends on .*?)\s*$", match[1], re.MULTILINE)
+        place = kconfig.relative_to(source)
+        return f"{place}: " + ("; ".join(conditions) or "no dependency of its own")
+    return "no kernel option of this name in this series"

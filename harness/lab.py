@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From names to trials: the one way in for the command line and for pytest.
+
+A lab remembers what it looked up, so that a run of a thousand trials asks for
+the kernel, the image and each template once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import (
+    accel,
+    bundle,
+    cpio,
+    kernels,
+    modules,
+    scenario,
+    scenario_compile,
+    store,
+    symbolise,
+    template,
+)
+from harness.errors import UsageError
+from harness.guest import ssh_template
+from harness.image import Image, build_image
+from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE, Kernel
+from harness.keys import Keys
+from harness.machine import Accelerator, Lane
+from harness.modules import Family, Module
+from harness.qemu import find_qemu
+from harness.scenario import Scenario
+from harness.template import Base, Template
+from harness.trial import Trial, TrialResult, TrialSpec, run_trial
+
+Progress = Callable[[str, float | None], None]
+
+
+def _quiet(what: str, done: float | None) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What trials are run on: one variant of a module, ready in a guest."""
+
+    family: Family
+    module: Module
+    template: Template
+    payload: Mapping[str, cpio.Entry]
+    kernel: str
+    profile: str
+    lane: Lane
+
+
+class Lab:
+    """Makes and remembers what trials need, from the cache where it can.
+
+    Every method may build a kernel, and so take minutes, the first time.
+    """
+
+    def __init__(self, cache: store.Store, progress: Progress = _quiet) -> None:
+        self.cache = cache
+        self.progress = progress
+
+    @functools.cache  # noqa: B019 - a lab lives as long as its process
+    def kernel(self, name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> Kernel:
+        """Return a built kernel."""
+        return kernels.build_kernel(self.cache, kernels.load_recipe(name, profile), self.progress)
+
+    @functools.cache  # noqa: B019
+    def image(self) -> Image:
+        """Return the guest's image."""
+        return build_image(self.cache, self.progress)
+
+    @functools.cache  # noqa: B019
+    def probes(self, name: str, profile: str) -> tuple[accel.Probe, ...]:
+        """Return what became of each accelerator."""
+        kernel, image = self.kernel(name, profile), self.image()
+        return accel.probe(self.cache, kernel, image, find_qemu(), self.progress)
+
+    @functools.cache  # noqa: B019
+    def base(self, name: str, profile: str, lane: Lane) -> Base:
+        """Return what the guests of a lane are made of."""
+        accelerator = Accelerator.TCG
+        if lane is Lane.SMP and accel.may_work():
+            accelerator = accel.best(self.probes(name, profile))
+        return Base(self.kernel(name, profile), self.image(), find_qemu(), lane, accelerator)
+
+    @functools.cache  # noqa: B019
+    def booted(self, name: str, profile: str, lane: Lane) -> Template:
+        """Return the template of a freshly booted kernel."""
+        return template.boot_template(self.cache, self.base(name, profile, lane), self.progress)
+
+    @functools.cache  # noqa: B019
+    def ssh(self, name: str, profile: str, lane: Lane) -> tuple[Template, Keys]:
+        """Return the template of a guest that serves SSH, and the keys to it."""
+        return ssh_template(self.cache, self.base(name, profile, lane), self.progress)
+
+    @functools.cache  # noqa: B019
+    def build(self, folder: str, variant: str, name: str, profile: str) -> Module:
+        """Return a compiled variant of a module family."""
+        family = modules.find_family(folder)
+        kernel = self.kernel(name, profile)
+        return modules.build_module(self.cache, family, variant, kernel, self.progress)
+
+    @functools.cache  # noqa: B019
+    def subject(self, folder: str, variant: str, name: str, profile: str, lane: Lane) -> Subject:
+        """Return a module ready for trials: compiled, and in a template."""
+        family = modules.find_family(folder)
+        modules.find_variant(family, variant)
+        kernels.load_recipe(name, profile)
+        module = self.build(folder, variant, name, profile)
+        payload = module.payload()
+        stacked = template.stack_template(
+            self.cache, self.booted(name, profile, lane), cpio.archive(payload), self.progress
+        )
+        return Subject(family, module, stacked, payload, name, profile, lane)
+
+    def trial(self, subject: Subject, plan: Scenario, seed: int) -> Trial:
+        """Return a trial of a subject: a scenario with a seed."""
+        bindings = {
+            "module": subject.module.name,
+            "ko": f"/payload/{subject.module.name}.ko",
+            "mnt": "/mnt",
+            **_surface_bindings(subject.family),
+        }
+        compiled = scenario_compile.compile_program(
+            plan, seed=seed, bindings=bindings, lane=subject.lane.value
+        )
+        spec = TrialSpec(
+            module=subject.family.name,
+            variant=subject.module.variant,
+            kernel=subject.kernel,
+            profile=subject.profile,
+            lane=subject.lane,
+            scenario=plan.name,
+            seed=seed,
+        )
+        return Trial(
+            spec=spec,
+            template=subject.template,
+            program=compiled.serialise(),
+            bound_s=compiled.bound_us / 1e6,
+            symbols={subject.module.name: subject.module.ko},
+        )
+
+    def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
+        """Return the trial that a bundle holds, and how what it is made of differs from then."""
+        spec = found.spec
+        booted = self.booted(spec.kernel, spec.profile, spec.lane)
+        stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
+        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols)
+        now = bundle.made_of(trial)
+        differences = tuple(
+            f"{name}: was {then}, is {now.get(name, 'nothing')}"
+            for name, then in found.made_of.items()
+            if now.get(name) != then
+        )
+        return trial, differences
+
+
+def _surface_bindings(family: Family) -> dict[str, str]:
+    """Return what a scenario calls the surfaces that a family names."""
+    known = {"filesystem": "fstype"}
+    return {known.get(kind, kind): name for kind, name in family.surfaces.items()}
+
+
+def family_scenarios(family: Family, variant: str) -> tuple[Scenario, ...]:
+    """Return the scenarios that a variant of a family is put through.
+
+    Raises:
+        UsageError: its data file names none.
+    """
+    names = modules.find_variant(family, variant).scenarios or family.scenarios
+    if not names:
+        raise UsageError(
+            f"{family.name}: its module.yaml names no scenario",
+            hint="add `scenarios: [load-unload]`, or say --scenario",
+        )
+    return tuple(scenario.load_scenario(scenario.find_scenario(name)) for name in names)
+
+
+def run_trials(
+    trials: Iterator[Trial], workers: int, *, stop: Callable[[TrialResult], bool]
+) -> Iterator[tuple[Trial, TrialResult]]:
+    """Run trials side by side and yield each result as it comes.
+
+    Args:
+        trials: taken one at a time, as workers become free.
+        stop: asked with each result; once it says yes no further trial starts.
+
+    Raises:
+        HarnessError: the first that a trial raised, after the running ones ended.
+    """
+    # A guest is killed when the thread that started it ends: the pool's threads
+    # last until every trial has been collected.
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        running: dict[Future[TrialResult], Trial] = {}
+        stopped = False
+        while True:
+            while not stopped and len(running) < workers:
+                trial = next(trials, None)
+                if trial is None:
+                    break
+                running[pool.submit(run_trial, trial)] = trial
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=lambda future: running[future].spec.seed):
+                trial = running.pop(future)
+                result = future.result()
+                stopped = stopped or stop(result)
+                yield trial, result
+
+
+def decoded(result: TrialResult, vmlinux: Path) -> str:
+    """Return a result's findings as text, with functions and source lines."""
+    parts = []
+    for finding in result.findings:
+        text = symbolise.decode(finding.detail, vmlinux=vmlinux, modules=result.lives)
+        parts.append(f"{finding.title}\n\n{text}\n" if text else f"{finding.title}\n")
+    return "\n".join(parts)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What people and programs read: tables, documents, the text of a failure."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness import store
+from harness.trial import TrialResult
+from harness.verdict import Finding, Verdict
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is going on and how much of it is done (0 to 1, or None)."""
+
+#: Seconds between two lines of progress where there is no terminal.
+_QUIET_STEP_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the verdict table: a variant in a lane."""
+
+    module: str
+    variant: str
+    lane: str
+    trials: int
+    #: Trials until the first finding, or None.
+    caught_after: int | None
+    title: str | None
+    #: The promised title, as a regular expression; None for the correct variant.
+    promised: str | None
+    #: Folder of the bundle of that finding.
+    bundle: Path | None
+
+    @property
+    def agrees(self) -> bool:
+        """Return whether what was seen is what must be seen."""
+        if self.promised is None:
+            return self.caught_after is None
+        return self.caught_after is not None
+
+
+def promised_finding(findings: Iterable[Finding], expect: Sequence[str]) -> Finding | None:
+    """Return the finding that carries a promised title, the first promise first."""
+    for pattern in expect[:1]:
+        for finding in findings:
+            if re.fullmatch(pattern, finding.title):
+                return finding
+    return None
+
+
+def verdict_table(rows: Iterable[Row]) -> Table:
+    """Return the table that ``make stress`` ends with."""
+    table = Table(title="verdicts", title_justify="left", expand=False)
+    for name in ("module", "variant", "lane"):
+        table.add_column(name)
+    table.add_column("trials", justify="right")
+    table.add_column("caught after", justify="right")
+    table.add_column("finding", overflow="fold")
+    table.add_column("replay", overflow="fold")
+    for row in rows:
+        style = "green" if row.agrees else "bold red"
+        found = row.title or ("no finding" if row.promised is None else "NOT CAUGHT")
+        table.add_row(
+            row.module, row.variant, row.lane, str(row.trials),
+            "-" if row.caught_after is None else str(row.caught_after),
+            Text(found, style=style), replay_command(row.bundle) if row.bundle else "-",
+        )  # fmt: skip
+    return table
+
+
+def replay_command(path: Path) -> str:
+    """Return the command that runs a bundle again."""
+    return f"harness replay {shown_path(path)}"
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path as a person in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def trial_record(result: TrialResult, path: Path | None) -> dict[str, Any]:
+    """Return a trial as it stands in a JSON document."""
+    spec = result.spec
+    return {
+        "module": spec.module,
+        "variant": spec.variant,
+        "kernel": spec.kernel,
+        "profile": spec.profile,
+        "lane": spec.lane.value,
+        "scenario": spec.scenario,
+        "seed": spec.seed,
+        "verdict": result.verdict.value,
+        "findings": [
+            {"kind": finding.kind.value, "title": finding.title} for finding in result.findings
+        ],
+        "bundle": None if path is None else str(path),
+        "wall_s": round(result.wall_s, 3),
+    }
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a document; ``-`` is standard output.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    text = json.dumps(document, indent=1) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    with store.storage_errors(path.absolute().parent):
+        store.write_atomically(path.absolute(), text.encode())
+
+
+def failure_text(result: TrialResult, decoded: str, path: Path) -> str:
+    """Return what a person sees of a failing trial: titles, stacks, how to see it again."""
+    titles = "\n".join(f"  {finding.kind.value}: {finding.title}" for finding in result.findings)
+    spec = result.spec
+    return (
+        f"{spec.module} ({spec.variant}), scenario {spec.scenario}, seed {spec.seed}, "
+        f"lane {spec.lane.value}, kernel {spec.kernel}-{spec.profile}:\n{titles}\n\n"
+        f"{decoded}\nreplay: {replay_command(path)}"
+    )
+
+
+def one_line(result: TrialResult) -> str:
+    """Return a trial in one line."""
+    spec = result.spec
+    what = "; ".join(finding.title for finding in result.findings) or "no finding"
+    mark = "FAIL" if result.verdict is Verdict.FAIL else "pass"
+    return (
+        f"{mark} {spec.module} {spec.variant} {spec.lane.value} {spec.scenario} "
+        f"seed {spec.seed} ({result.wall_s:.1f} s): {what}"
+    )
+
+
+class ProgressLine:
+    """Says what is going on: one changing line on a terminal, else a line now and then."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._status = self.console.status("") if self.console.is_terminal else None
+        self._last_text = ""
+        self._last_s = 0.0
+
+    def __call__(self, what: str, done: float | None = None) -> None:
+        text = what if done is None else f"{what}, {done:.0%}"
+        if self._status is not None:
+            self._status.update(text)
+            return
+        now = time.monotonic()
+        # A new step is said at once, the same one going on only now and then.
+        new = what.split("(")[0] != self._last_text.split("(")[0]
+        if new or now - self._last_s >= _QUIET_STEP_S:
+            self.console.print(text, highlight=False, markup=False)
+            self._last_text, self._last_s = what, now
+
+    def __enter__(self) -> ProgressLine:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One trial: restore, run the program, collect, judge. A value in, a value out."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import symbolise, verdict
+from harness.deadline import Deadline
+from harness.machine import Lane
+from harness.template import Template, scratch_folder, start_clone, wrap_input
+from harness.verdict import Evidence, Finding, Verdict
+
+#: A trial may take this many boots of its kernel, and a fixed part on top: the
+#: machine's own speed, not a constant, says when a guest is lost.
+_LIMIT_BOOTS = 20
+_LIMIT_FIXED_S = 60.0
+#: Host time that a second of the guest's virtual clock may take when it is busy.
+_SLOWDOWN = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """Which trial: enough for a person to name it and for the harness to make it again."""
+
+    module: str
+    variant: str
+    kernel: str
+    profile: str
+    lane: Lane
+    scenario: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """A name for files: letters, digits, dots and dashes."""
+        words = (
+            self.module, self.variant, self.kernel, self.profile, self.lane.value,
+            self.scenario, f"seed{self.seed}",
+        )  # fmt: skip
+        return re.sub(r"[^\w.]+", "-", "-".join(words))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial that is ready to run."""
+
+    spec: TrialSpec
+    template: Template
+    #: The program's text, as the executor reads it.
+    program: bytes
+    #: Guest time after which the program is stopped, seconds.
+    bound_s: float
+    #: Module's name → its ``.ko`` with debug information.
+    symbols: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What became of a trial."""
+
+    spec: TrialSpec
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    evidence: Evidence
+    lives: tuple[symbolise.ModuleLife, ...]
+    wall_s: float
+
+
+def run_trial(trial: Trial) -> TrialResult:
+    """Run a trial in a clone of its template.
+
+    Raises:
+        GuestError: the guest left no evidence to judge.
+        QemuError: QEMU did not start or restore.
+    """
+    started = time.monotonic()
+    evidence = collect(trial)
+    lives = module_lives(evidence.report, trial.symbols)
+    findings = verdict.judge(evidence, lambda module, at: symbolise.name_address(at, lives))
+    return TrialResult(
+        spec=trial.spec,
+        verdict=Verdict.FAIL if findings else Verdict.PASS,
+        findings=findings,
+        evidence=evidence,
+        lives=lives,
+        wall_s=time.monotonic() - started,
+    )
+
+
+def collect(trial: Trial) -> Evidence:
+    """Run a trial and return what the guest left behind, unjudged."""
+    limit_s = time_limit_s(trial)
+    with scratch_folder() as folder:
+        content = wrap_input(trial.program)
+        with start_clone(trial.template, folder, content) as qemu:
+            status = qemu.wait_exit(Deadline.after(limit_s))
+        return Evidence(
+            console=(folder / "console.log").read_bytes(),
+            report=(folder / "report").read_bytes(),
+            status=status,
+            limit_s=limit_s,
+        )
+
+
+def time_limit_s(trial: Trial) -> float:
+    """Return how long a trial may take on this machine, seconds of host time."""
+    waiting = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    own = _LIMIT_BOOTS * trial.template.boot_s + _SLOWDOWN * trial.bound_s
+    return waiting * (_LIMIT_FIXED_S + own)
+
+
+def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.ModuleLife, ...]:
+    """Return where each module lay in each of its lives, from the executor's report."""
+    return tuple(
+        symbolise.ModuleLife(
+            name=event["module"],
+            ko=symbols[event["module"]],
+            base=int(str(event["base"]), 0),
+            size=int(event["size"]),
+            load=int(event["number"]),
+            unloaded_us=event.get("unloaded_us"),
+        )
+        for event in verdict.parse_report(report)
+        if event["ev"] == "life" and event["module"] in symbols
+    )

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From what a guest left behind to a verdict. Pure: bytes in, findings out.
+
+A trial passes only on evidence: the program ran to its end, every errno was
+allowed, the console holds no report, what was read back is what was written,
+nothing is left after unload, and no task was inside the module when it went.
+When the evidence itself is missing, that is an error and never a pass.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness import audit, klog
+from harness.errors import GuestError
+from harness.machine import EXECUTOR_DONE
+
+Event = dict[str, Any]
+
+#: Names an address inside a module that was there once, or returns None.
+Resolve = Callable[[str, int], str | None]
+
+
+def resolve_nothing(module: str, address: int) -> str | None:
+    """Know no address: for evidence without the module's symbols."""
+    return None
+
+
+class Verdict(enum.StrEnum):
+    PASS = "pass"
+    FAIL = "fail"
+
+
+class Kind(enum.StrEnum):
+    """What sort of thing is wrong."""
+
+    SPLAT = "splat"
+    RESIDUE = "residue"
+    LEAK = "leak"
+    ERRNO = "errno"
+    DATA = "data"
+    HANG = "hang"
+    INSIDE = "inside"
+    DIED = "died"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, under a name that is stable across kernels."""
+
+    kind: Kind
+    title: str
+    #: The report, stack or numbers behind it, as text.
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a guest left behind."""
+
+    console: bytes
+    #: The executor's report, JSON lines.
+    report: bytes
+    #: QEMU's exit status, or None when it had to be ended at the limit.
+    status: int | None
+    #: That limit, seconds.
+    limit_s: float
+
+
+def parse_report(report: bytes) -> tuple[Event, ...]:
+    """Return the executor's events; a line that was cut off by a panic is left out.
+
+    Raises:
+        GuestError: a line that is complete is not an event.
+    """
+    events = []
+    lines = report.split(b"\n")
+    for line in lines[:-1]:
+        try:
+            event = json.loads(line)
+            event["ev"]
+        except (ValueError, KeyError, TypeError) as error:
+            text = line[:200].decode(errors="backslashreplace")
+            raise GuestError(f"the executor's report has a line that is none: {text}") from error
+        events.append(event)
+    return tuple(events)
+
+
+def judge(
+    evidence: Evidence, resolve: Resolve = lambda module, address: None
+) -> tuple[Finding, ...]:
+    """Return everything that is wrong in a trial; nothing means that it passed.
+
+    Raises:
+        GuestError: the evidence is incomplete, so there is no verdict.
+    """
+    events = parse_report(evidence.report)
+    by_name: dict[str, list[Event]] = {}
+    for event in events:
+        by_name.setdefault(event["ev"], []).append(event)
+    findings = [*_splats(evidence.console)]
+    findings += _inside(by_name.get("inside", ()), resolve)
+    findings += _hangs(by_name.get("hang", ()))
+    findings += _data(by_name.get("data", ()))
+    findings += _errnos(by_name.get("unexpected", ()))
+    findings += _leaks(by_name.get("leak", ()))
+    findings += _residue(by_name.get("residue", ()))
+    if not findings:
+        findings += _deaths(by_name.get("died", ()))
+    findings += _ending(evidence, by_name, findings)
+    if not findings:
+        _require_evidence(by_name)
+    return tuple({finding.title: finding for finding in reversed(findings)}.values())[::-1]
+
+
+def _splats(console: bytes) -> Iterable[Finding]:
+    for report in klog.parse(console):
+        text = console[report.start : report.end].decode(errors="backslashreplace")
+        yield Finding(Kind.SPLAT, report.title, text)
+
+
+def _inside(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
+    for event in events:
+        where = None
+        for address in re.findall(r"0x([0-9a-f]{16})\b", event.get("stack", "")):
+            where = where or resolve(event.get("module", ""), int(address, 16))
+        place = f" in {where.split('+')[0]}" if where else f" of {event.get('module', '?')}"
+        yield Finding(Kind.INSIDE, f"unloaded under task{place}", _detail(event))
+
+
+def _hangs(events: Iterable[Event]) -> Iterable[Finding]:
+    for event in events:
+        operation = event.get("op", "?").split(" ")[0]
+        yield Finding(Kind.HANG, f"hang: {operation} did not return", _detail(event))
+
+
+def _deaths(events: Iterable[Event]) -> Iterable[Finding]:
+    """Name tasks that died of something that no report on the console explains."""
+    for event in events:
+        if not event.get("wanted"):
+            operation = event.get("op", "?").split(" ")[0]
+            title = f"died: {event.get('signal')} during {operation}"
+            yield Finding(Kind.DIED, title, _detail(event))
+
+
+def _data(events: Iterable[Event]) -> Iterable[Finding]:
+    for event in events:
+        operation = event.get("op", "read").split(" ")[0]
+        yield Finding(Kind.DATA, f"lost data: {operation} returned other bytes", _detail(event))
+
+
+def _errnos(events: Iterable[Event]) -> Iterable[Finding]:
+    for event in events:
+        operation = event.get("op", "?").split(" ")[0]
+        yield Finding(Kind.ERRNO, f"errno: {operation} returned {event['errno']}", _detail(event))
+
+
+def _leaks(events: Iterable[Event]) -> Iterable[Finding]:
+    for event in events:
+        text = event.get("text", "")
+        reports = klog.parse(text.encode())
+        title = reports[0].title if reports else "memory leak"
+        yield Finding(Kind.LEAK, title, text)
+
+
+def _residue(events: Iterable[Event]) -> Iterable[Finding]:
+    changes = [audit.Change(event["section"], event["sign"], event["line"]) for event in events]
+    for title in audit.residue(changes):
+        yield Finding(Kind.RESIDUE, title)
+
+
+def _ending(
+    evidence: Evidence, events: dict[str, list[Event]], findings: list[Finding]
+) -> Iterable[Finding]:
+    """Yield what is wrong with the way the trial ended, beyond what was found."""
+    if "bad-program" in events:
+        bad = events["bad-program"][0]
+        raise GuestError(f"the executor refused line {bad.get('line')}: {bad.get('why')}")
+    if evidence.status is None:
+        if not any(finding.kind in (Kind.SPLAT, Kind.HANG) for finding in findings):
+            yield Finding(
+                Kind.HANG,
+                "hang: guest stopped answering",
+                f"no end within {evidence.limit_s:.0f} s of host time",
+            )
+        return
+    if "end" in events or findings:
+        return
+    tail = evidence.console[-2000:].decode(errors="backslashreplace")
+    raise GuestError(
+        f"the guest ended with QEMU's status {evidence.status} "
+        f"(expected {EXECUTOR_DONE}) before its program did, and the console holds no report",
+        evidence=tail,
+    )
+
+
+def _require_evidence(events: dict[str, list[Event]]) -> None:
+    """Refuse to pass a trial in which nothing was put to the test, or nobody looked."""
+    for event in events.get("trouble", ()):
+        raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
+    if not sum(event.get("loaded", 0) for event in events.get("loaded", ())):
+        raise GuestError("the module was never loaded: this trial shows nothing")
+    for missing, what in (("audited", "residue was not looked for"), ("detectors", "no detectors")):
+        if missing not in events:
+            raise GuestError(f"the executor's report is incomplete: {what}")
+    if "truncated" in events:
+        raise GuestError("the executor's report was cut off: it may have held a finding")
+    for event in events["detectors"]:
+        # -1 stands for a kernel that does not say.
+        if event.get("lockdep") == 0:
+            raise GuestError("lockdep switched itself off without a report on the console")
+        if event.get("printk_lost", 0) > 0:
+            raise GuestError(f"the kernel lost {event['printk_lost']} console messages")
+    for event in events.get("leaks", ()):
+        if not event.get("alive"):
+            raise GuestError(f"kmemleak did not work: {event.get('errno', 'switched off')}")
+
+
+def _detail(event: Event) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in event.items() if name != "ev")

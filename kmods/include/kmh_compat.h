@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What differs between the kernels that the catalogue builds on (5.10 to 7.x),
+ * in one place: a module uses the kmh_ name and has no version test of its own.
+ * Each entry names the version in which the kernel changed.
+ */
+#ifndef KMH_COMPAT_H
+#define KMH_COMPAT_H
+
+#include <linux/dcache.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
+
+/* Is it that kernel or a later one? family.mk gives its numbers. */
+#define KMH_KERNEL_CODE (KMH_KERNEL_MAJOR * 1000 + KMH_KERNEL_MINOR)
+#define KMH_KERNEL(major, minor) (KMH_KERNEL_CODE >= (major) * 1000 + (minor))
+
+/*
+ * SLUB writes down who allocated an object, so that a complaint about objects
+ * left in a cache names the culprit. A cache with a debug flag has no sheaves
+ * either: since 6.18 kmem_cache_destroy() of a cache with sheaves begins with
+ * an rcu_barrier(), and hides that the caller forgot his own.
+ * Before 5.14 the flag of a single cache is ignored on allocation but believed
+ * in the complaint, which then prints garbage.
+ */
+#if KMH_KERNEL(5, 14) && defined(CONFIG_SLUB_DEBUG)
+#define KMH_SLAB_TRACK SLAB_STORE_USER
+#else
+#define KMH_SLAB_TRACK 0
+#endif
+
+/* 5.18: inodes are charged to the memory cgroup of their LRU list. */
+static inline void *kmh_alloc_inode_sb(struct super_block *sb, struct kmem_cache *cache)
+{
+#if KMH_KERNEL(5, 18)
+	return alloc_inode_sb(sb, cache, GFP_KERNEL);
+#else
+	return kmem_cache_alloc(cache, GFP_KERNEL);
+#endif
+}
+
+/*
+ * Inode operations got a user namespace as first argument in 5.12 and an
+ * idmapping instead in 6.3: KMH_IDMAP_ARG stands before the first one.
+ */
+#if KMH_KERNEL(6, 3)
+#define KMH_IDMAP_ARG struct mnt_idmap *idmap,
+#elif KMH_KERNEL(5, 12)
+#define KMH_IDMAP_ARG struct user_namespace *mnt_userns,
+#else
+#define KMH_IDMAP_ARG
+#endif
+
+/* 6.15: mkdir returns a dentry, or NULL for the one it was given. */
+#if KMH_KERNEL(6, 15)
+#define kmh_mkdir_ret struct dentry *
+#define KMH_MKDIR_RET(err) ERR_PTR(err)
+#else
+#define kmh_mkdir_ret int
+#define KMH_MKDIR_RET(err) (err)
+#endif
+
+/* For a filesystem that is not mounted with an idmapping. */
+static inline void kmh_inode_init_owner(struct inode *inode, const struct inode *dir,
+					umode_t mode)
+{
+#if KMH_KERNEL(6, 3)
+	inode_init_owner(&nop_mnt_idmap, inode, dir, mode);
+#elif KMH_KERNEL(5, 12)
+	inode_init_owner(&init_user_ns, inode, dir, mode);
+#else
+	inode_init_owner(inode, dir, mode);
+#endif
+}
+
+/* The times of an inode became private: ctime in 6.6, the others in 6.7. */
+static inline void kmh_inode_init_times(struct inode *inode)
+{
+#if KMH_KERNEL(6, 7)
+	simple_inode_init_ts(inode);
+#else
+#if KMH_KERNEL(6, 6)
+	inode->i_mtime = inode_set_ctime_current(inode);
+#else
+	inode->i_ctime = current_time(inode);
+	inode->i_mtime = inode->i_ctime;
+#endif
+	inode->i_atime = inode->i_mtime;
+#endif
+}
+
+/* What is in @dir has just changed. */
+static inline void kmh_inode_modified(struct inode *dir)
+{
+#if KMH_KERNEL(6, 7)
+	inode_set_mtime_to_ts(dir, inode_set_ctime_current(dir));
+#elif KMH_KERNEL(6, 6)
+	dir->i_mtime = inode_set_ctime_current(dir);
+#else
+	dir->i_ctime = current_time(dir);
+	dir->i_mtime = dir->i_ctime;
+#endif
+}
+
+/*
+ * A filesystem whose only store is the dentry cache pins its dentries. Until
+ * 6.19 that is one more reference, and killing the superblock drops it.
+ */
+static inline void kmh_d_make_persistent(struct dentry *dentry, struct inode *inode)
+{
+#if KMH_KERNEL(6, 19)
+	d_make_persistent(dentry, inode);
+#else
+	d_instantiate(dentry, inode);
+	dget(dentry);
+#endif
+}
+
+static inline void kmh_kill_persistent_super(struct super_block *sb)
+{
+#if KMH_KERNEL(6, 19)
+	kill_anon_super(sb);
+#else
+	kill_litter_super(sb);
+#endif
+}
+
+/* 6.18 renamed it. */
+#if KMH_KERNEL(6, 18)
+#define kmh_inode_just_drop inode_just_drop
+#else
+#define kmh_inode_just_drop generic_delete_inode
+#endif
+
+/* 6.5: reading into a pipe no longer steals pages. */
+#if KMH_KERNEL(6, 5)
+#define kmh_file_splice_read filemap_splice_read
+#else
+#define kmh_file_splice_read generic_file_splice_read
+#endif
+
+/*
+ * Pages that have no store but memory. Exported since 5.14; before, a page must
+ * be made dirty by hand, or dropping the caches loses what was written.
+ */
+#if KMH_KERNEL(5, 14)
+#define kmh_ram_aops ram_aops
+#else
+static inline int kmh_set_page_dirty(struct page *page)
+{
+	return !TestSetPageDirty(page);
+}
+
+static const struct address_space_operations __maybe_unused kmh_ram_aops = {
+	.readpage	= simple_readpage,
+	.write_begin	= simple_write_begin,
+	.write_end	= simple_write_end,
+	.set_page_dirty	= kmh_set_page_dirty,
+};
+#endif
+
+#endif
