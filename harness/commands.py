@@ -269,7 +269,7 @@ def _keep(
         return None
     kernel = made.kernel(subject.kernel, subject.profile)
     text = lab.decoded(result, kernel.vmlinux)
-    return bundle.write_bundle(folder.absolute(), trial, result, subject.payload, text)
+    return bundle.write_bundle(folder.absolute(), trial, result, subject.archive, text)
 
 
 def _announce(made: Lab, arguments: argparse.Namespace, console: Console) -> None:

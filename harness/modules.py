@@ -81,9 +81,9 @@ class Module:
     #: ``vermagic`` of its modinfo.
     vermagic: str
 
-    def payload(self) -> dict[str, cpio.Entry]:
+    def payload(self) -> tuple[tuple[str, cpio.Entry], ...]:
         """Return what a guest needs to load it; debug information stays outside."""
-        return {f"payload/{self.name}.ko": cpio.Entry(self.stripped.read_bytes())}
+        return ((f"payload/{self.name}.ko", cpio.Entry(self.stripped.read_bytes())),)
 
     @property
     def stripped(self) -> Path:

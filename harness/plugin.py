@@ -174,7 +174,7 @@ def run_scenario(
             kernel = harness_lab.kernel(kernel_name, profile_name)
             text = lab.decoded(result, kernel.vmlinux)
             root = pytestconfig.rootpath / pytestconfig.getoption("--bundles")
-            path = bundle.write_bundle(root, trial, result, subject.payload, text)
+            path = bundle.write_bundle(root, trial, result, subject.archive, text)
             pytest.fail(report.failure_text(result, text, path), pytrace=False)
         return result
 

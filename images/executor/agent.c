@@ -32,18 +32,6 @@ static int run_shell(const char *command, const char *input, size_t len)
 	return status;
 }
 
-/* How long it took is told, because every trial pays the same again. */
-static void take_baseline(void)
-{
-	uint64_t start = now_us();
-
-	kmemleak_baseline();
-	ev_u64("kmemleak_us", now_us() - start);
-	start = now_us();
-	audit_baseline();
-	ev_u64("audit_us", now_us() - start);
-}
-
 /*
  * The guest is about to be saved again, with modules and set-up inside; what it
  * looks like now is what every trial is compared with.
@@ -51,6 +39,7 @@ static void take_baseline(void)
 static void take_payload(const char *archive, size_t len)
 {
 	int status = run_shell("cd / && exec cpio -idmu", archive, len);
+	uint64_t start;
 
 	if (!status && !access(SETUP, X_OK))
 		status = run_shell(SETUP, "", 0);
@@ -62,8 +51,14 @@ static void take_payload(const char *archive, size_t len)
 	}
 	sync();
 	write_file("/proc/sys/vm/drop_caches", "3", 1);
+	/* How long it took, because every trial pays the same again. */
 	ev_begin("prepared");
-	take_baseline();
+	start = now_us();
+	kmemleak_baseline();
+	ev_u64("kmemleak_us", now_us() - start);
+	start = now_us();
+	audit_baseline();
+	ev_u64("audit_us", now_us() - start);
 	ev_end_always();
 }
 
@@ -123,9 +118,6 @@ int agent_main(const char *audit_file)
 
 	if (channel_open_guest(&why)) {
 		fprintf(stderr, "executor: %s\n", why);
-		ev_begin("trouble");
-		ev_str("what", why);
-		ev_end_always();
 		return 3;
 	}
 	bad = audit_file ? audit_load(audit_file) : 0;

@@ -7,7 +7,7 @@
  * for `tree` any number of paths to leave out. Kinds:
  *   lines     all lines of a file
  *   first     the first word of each line of a file
- *   names     the names in a directory
+ *   names     the names in a directory, numbers (the tasks in /proc) left out
  *   tree      all paths below a directory, on its own filesystem only
  *   kthreads  names of kernel threads (path is not used)
  *   slabs     names of slab caches (path is /sys/kernel/slab or /proc/slabinfo)
@@ -142,6 +142,11 @@ static bool is_dots(const char *name)
 	return !strcmp(name, ".") || !strcmp(name, "..");
 }
 
+static bool is_number(const char *name)
+{
+	return !name[strspn(name, "0123456789")];
+}
+
 static void read_names(const struct section *section, struct lines *to)
 {
 	DIR *dir = opendir(section->path);
@@ -150,7 +155,7 @@ static void read_names(const struct section *section, struct lines *to)
 	if (!dir)
 		return;
 	while ((entry = readdir(dir))) {
-		if (!is_dots(entry->d_name))
+		if (!is_dots(entry->d_name) && !is_number(entry->d_name))
 			add(to, entry->d_name, strlen(entry->d_name));
 	}
 	closedir(dir);

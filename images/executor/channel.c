@@ -10,9 +10,9 @@
  * the harness starts QEMU with `-action panic=pause`, and pvpanic's port is the
  * one way to say so that needs no kernel driver.
  *
- * QEMU: docs/specs/pvpanic, hw/char/debugcon.c (reads answer 0xe9),
- * docs/specs/fw_cfg (selector register 0x510, data register 0x511, directory at
- * key 0x19), hw/misc/debugexit.c (exit status = value << 1 | 1).
+ * QEMU: docs/specs/pvpanic, hw/char/debugcon.c (reads answer 0xe9), docs/specs/fw_cfg (selector
+ * register 0x510, data register 0x511, directory at key 0x19),
+ * hw/misc/debugexit.c (exit status = value << 1 | 1).
  */
 #define _GNU_SOURCE
 #include <endian.h>
@@ -26,11 +26,8 @@
 
 #include "executor.h"
 
-/*
- * SeaBIOS writes its own messages to 0x402 when a debugcon answers there
- * (src/fw/paravirt.c, qemu_debug_putc), so 0xe9 gives the cleaner report.
- */
-#define DEBUGCON_PORTS		{ 0xe9, 0x402 }
+/* Not 0x402: SeaBIOS sends its own messages there when somebody listens. */
+#define DEBUGCON_PORT		0xe9
 #define DEBUGCON_READBACK	0xe9
 #define FWCFG_SELECTOR		0x510
 #define FWCFG_DATA		0x511
@@ -46,7 +43,6 @@
 static enum { CH_STDOUT, CH_IOPL, CH_DEVPORT } kind;
 static int devport = -1;
 static int program_key = -1;
-static int debugcon = -1;
 
 struct fwcfg_file {
 	uint32_t size;
@@ -71,36 +67,6 @@ const char *channel_kind(void)
 bool channel_in_guest(void)
 {
 	return kind != CH_STDOUT;
-}
-
-static unsigned char port_read(int port)
-{
-	unsigned char value = 0;
-
-	if (kind == CH_IOPL)
-		return inb(port);
-	return pread(devport, &value, 1, port) == 1 ? value : 0;
-}
-
-static void port_write(int port, unsigned char value)
-{
-	if (kind == CH_IOPL)
-		outb(value, port);
-	else if (kind == CH_DEVPORT && pwrite(devport, &value, 1, port) < 0)
-		sleep_us(1);
-}
-
-static bool find_debugcon(void)
-{
-	static const int ports[] = DEBUGCON_PORTS;
-
-	for (size_t i = 0; i < ARRAY_SIZE(ports); i++) {
-		if (port_read(ports[i]) == DEBUGCON_READBACK) {
-			debugcon = ports[i];
-			return true;
-		}
-	}
-	return false;
 }
 
 static void fwcfg_select(uint16_t key)
@@ -139,25 +105,27 @@ static int fwcfg_find(const char *name)
  */
 int channel_open_guest(const char **why)
 {
-	kind = CH_IOPL;
-	if (iopl(3)) {
-		kind = CH_DEVPORT;
-		devport = open("/dev/port", O_RDWR | O_CLOEXEC);
-		if (devport < 0) {
-			*why = "neither iopl nor /dev/port works";
+	if (iopl(3) == 0) {
+		kind = CH_IOPL;
+		if (inb(DEBUGCON_PORT) != DEBUGCON_READBACK) {
+			*why = "no debugcon at port 0xe9";
 			return -1;
 		}
+		program_key = fwcfg_find(PROGRAM_NAME);
+		if (program_key < 0) {
+			*why = "no fw_cfg item " PROGRAM_NAME;
+			return -1;
+		}
+		return 0;
 	}
-	if (!find_debugcon()) {
-		*why = "no debugcon at port 0xe9 or 0x402";
+	devport = open("/dev/port", O_RDWR | O_CLOEXEC);
+	if (devport < 0) {
+		*why = "neither iopl nor /dev/port works";
 		return -1;
 	}
-	/* What the firmware wrote may have left a line open. */
-	channel_write("\n", 1);
-	if (kind == CH_IOPL)
-		program_key = fwcfg_find(PROGRAM_NAME);
-	if (kind == CH_IOPL ? program_key < 0 : access(PROGRAM_SYSFS, R_OK)) {
-		*why = "no fw_cfg item " PROGRAM_NAME;
+	kind = CH_DEVPORT;
+	if (access(PROGRAM_SYSFS, R_OK)) {
+		*why = "no " PROGRAM_SYSFS;
 		return -1;
 	}
 	return 0;
@@ -181,15 +149,13 @@ void channel_write(const char *buf, size_t len)
 {
 	ssize_t n;
 
-	if (kind != CH_STDOUT && debugcon < 0)
-		return;
 	if (kind == CH_IOPL) {
-		outsb(debugcon, buf, len);
+		outsb(DEBUGCON_PORT, buf, len);
 		return;
 	}
 	while (len) {
 		if (kind == CH_DEVPORT)
-			n = pwrite(devport, buf, 1, debugcon);
+			n = pwrite(devport, buf, 1, DEBUGCON_PORT);
 		else
 			n = write(STDOUT_FILENO, buf, len);
 		if (n < 0 && errno == EINTR)
@@ -263,12 +229,22 @@ ssize_t channel_read_input(char **content)
  */
 void channel_pause_machine(void)
 {
-	port_write(PAUSE_PORT, PAUSE_VALUE);
+	unsigned char value = PAUSE_VALUE;
+
+	if (kind == CH_IOPL)
+		outb(value, PAUSE_PORT);
+	else if (kind == CH_DEVPORT && pwrite(devport, &value, 1, PAUSE_PORT) < 0)
+		sleep_us(1);
 }
 
 /* QEMU ends with status 33; without the device the machine powers off. */
 void channel_exit_machine(void)
 {
-	port_write(EXIT_PORT, EXIT_VALUE);
+	unsigned char value = EXIT_VALUE;
+
+	if (kind == CH_IOPL)
+		outb(value, EXIT_PORT);
+	else if (kind == CH_DEVPORT && pwrite(devport, &value, 1, EXIT_PORT) < 0)
+		sleep_us(1);
 	reboot(RB_POWER_OFF);
 }

@@ -2,8 +2,8 @@
 /*
  * What the kernel's own detectors have to say, and whether they were still
  * awake to say it. Documentation/dev-tools/kmemleak.rst: an object counts as
- * leaked when a scan finds no pointer to it and it is older than 5 seconds; a
- * second scan after that tells what merely moved.
+ * leaked when a scan finds no pointer to it, it is older than 5 seconds, and its
+ * content is what it was at the scan before (mm/kmemleak.c, update_checksum).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -76,12 +76,10 @@ void kmemleak_report(void)
 	unsigned int count;
 	int err;
 
+	sleep_us(MIN_AGE_US);
 	err = kmemleak_do("scan");
-	if (!err) {
-		sleep_us(MIN_AGE_US);
-		kmemleak_do("scan");
+	if (!err)
 		err = kmemleak_do("scan");
-	}
 	count = err ? 0 : tell_leaks();
 	ev_begin("leaks");
 	ev_bool("alive", !err);
