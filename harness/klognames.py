@@ -140,6 +140,19 @@ _{0,2}raw_(?:read|write)[bwlq] logic_(?:in|out)s?[bwl] io(?:read|write)\w+ (?:re
 """
 )
 
+# Functions of headers that the compiler did not inline: they lie in the module that uses them, and
+# are generic there too. Whatever else lies in a module is its own, however it is called.
+_HEADER = names(
+    r"""
+_{0,2}(?:h|k|ll)?list_\w+ _{0,2}hlist_\w+ _{0,2}refcount_\w+ kref_\w+ (?:arch_|raw_)?atomic\w*
+_{0,2}(?:arch_)?(?:test|set|clear|change)_(?:and_\w+)?_?bit\w* k[mvz]*alloc\w*
+_?copy_(?:to|from)_\w+ _{0,2}(?:get|put)_user\w* (?:raw_)?(?:spin|read|write)_(?:un|try)?lock\w*
+_{0,2}mem(?:cpy|set|cmp|move) _{0,2}strn?(?:cpy|cmp|len|cat|chr)\w* instrument_\w+
+rcu_(?:read|dereference)_\w+ _{0,2}read_once_\w+ _{0,3}might_sleep\w* (?:down|up)_(?:read|write)
+mutex_\w+ INIT_LIST_HEAD __init_\w+
+"""
+)
+
 #: What it takes to be put to sleep.
 SLEEP = names(
     r"""
@@ -200,8 +213,9 @@ __sock_release sock_release _{0,2}sock_sendmsg\w* rtnetlink_rcv_msg nfnetlink_rc
 # bottom halves, work items, threads
 call_timer_fn _{0,2}run_timers expire_timers __hrtimer_run_queues tasklet_action\w* task_work_run
 _{0,2}do_softirq\w* handle_softirqs do_softirq_own_stack process_one_work kthread ret_from_fork\w*
-kernel_thread_helper smpboot_thread_fn run_ksoftirqd start_secondary cpu_startup_entry
-run_timer_softirq process_scheduled_works worker_thread do_idle _{0,2}netif_receive_skb\w*
+kernel_thread_helper do_one_initcall __(?:do|se)_sys_delete_module smpboot_thread_fn run_ksoftirqd
+start_secondary cpu_startup_entry run_timer_softirq process_scheduled_works worker_thread do_idle
+_{0,2}netif_receive_skb\w*
 """
 )
 # Where stacks begin: below these there is no kernel code.
@@ -245,12 +259,28 @@ def simplify(func: str) -> tuple[str, tuple[str, ...]]:
     return func, ()
 
 
+def is_guilty(frame: Frame, *skips: re.Pattern[str]) -> bool:
+    """Whether a frame has a name that is in none of the tables ``skips``."""
+    if frame.func is None:
+        return False
+    return not any((_HEADER if frame.module else skip).match(frame.func) for skip in skips)
+
+
 def guilty(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
-    """The first reliable, named frame that none of ``skips`` matches; None if there is none."""
-    for frame in frames:
-        if frame.reliable and frame.func and not any(skip.match(frame.func) for skip in skips):
-            return frame
-    return None
+    """The first reliable frame that is guilty; None if there is none."""
+    return next((frame for frame in frames if frame.reliable and is_guilty(frame, *skips)), None)
+
+
+def leftover(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
+    """As :func:`guilty` in a stack of which the unwinder could make nothing.
+
+    It starts at the program counter, and where that is no code (a call through a bad pointer, into
+    a module that is gone), all it has is what looks like return addresses on the stack; the first
+    is that of the call itself.
+    """
+    if any(frame.reliable and frame.func for frame in frames):
+        return None
+    return next((frame for frame in frames if is_guilty(frame, *skips)), None)
 
 
 def blocked(frames: Sequence[Frame]) -> Frame | None:
@@ -284,8 +314,7 @@ def operation(stack: Sequence[Frame], *, interrupted: bool) -> Frame | None:
             _DISPATCHER.match(outer.func or "")
             and not _DISPATCHER.match(func)
             and not _TICK.match(func)
-            and not GENERIC.match(func)
-            and not SLEEP.match(func)
+            and is_guilty(inner, GENERIC, SLEEP)
         ):
             # foo_compat_ioctl() does nothing but call foo_ioctl().
             native = func.replace("compat_", "", 1)

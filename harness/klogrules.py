@@ -361,7 +361,7 @@ RULES: tuple[Rule, ...] = (
     Rule("slab-error", "DoS", "slab error in ",
          _re(r"slab error in (?P<what>\w+)\(\): cache `?(?P<cache>[\w:-]+)'?: (?P<msg>.{1,80})"),
          "slab error in {what}(): cache {cache}: {msg}"),
-    Rule("slab-track", "None", "INFO: ",
+    Rule("slab-track", "None", " age=",
          _re(r"INFO: (?P<what>Allocated|Freed) in (?P<func>[\w.]+)\+0x[0-9a-f/x]+ age="),
          "INFO: {what} in {func} age=NUM cpu=NUM pid=NUM", part_of=_ids("*"),
          torn="the report that it is a part of is missing"),
