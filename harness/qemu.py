@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,7 +121,6 @@ def start_qemu(machine: Machine, *, report: str) -> Iterator[Qemu]:
                 proc.Process(
                     machine.argv(qmp_fd=theirs.fileno(), report=report),
                     pass_fds=[theirs.fileno()],
-                    stdout=subprocess.DEVNULL,
                     stderr=stderr.fileno(),
                 )
             )

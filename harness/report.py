@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,9 @@ from rich.text import Text
 from harness import store
 from harness.trial import TrialResult
 from harness.verdict import Finding, Verdict
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is going on and how much of it is done (0 to 1, or None)."""
 
 #: Seconds between two lines of progress where there is no terminal.
 _QUIET_STEP_S = 20.0

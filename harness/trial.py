@@ -123,8 +123,8 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
             ko=symbols[event["module"]],
             base=int(str(event["base"]), 0),
             size=int(event["size"]),
-            load=int(event["load"]),
-            unloaded_us=event.get("unloaded"),
+            load=int(event["number"]),
+            unloaded_us=event.get("unloaded_us"),
         )
         for event in verdict.parse_report(report)
         if event["ev"] == "life" and event["module"] in symbols

@@ -46,6 +46,7 @@ class Kind(enum.StrEnum):
     DATA = "data"
     HANG = "hang"
     INSIDE = "inside"
+    DIED = "died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ def judge(
     findings += _errnos(by_name.get("unexpected", ()))
     findings += _leaks(by_name.get("leak", ()))
     findings += _residue(by_name.get("residue", ()))
+    if not findings:
+        findings += _deaths(by_name.get("died", ()))
     findings += _ending(evidence, by_name, findings)
     if not findings:
         _require_evidence(by_name)
@@ -137,6 +140,15 @@ def _hangs(events: Iterable[Event]) -> Iterable[Finding]:
     for event in events:
         operation = event.get("op", "?").split(" ")[0]
         yield Finding(Kind.HANG, f"hang: {operation} did not return", _detail(event))
+
+
+def _deaths(events: Iterable[Event]) -> Iterable[Finding]:
+    """Name tasks that died of something that no report on the console explains."""
+    for event in events:
+        if not event.get("wanted"):
+            operation = event.get("op", "?").split(" ")[0]
+            title = f"died: {event.get('signal')} during {operation}"
+            yield Finding(Kind.DIED, title, _detail(event))
 
 
 def _data(events: Iterable[Event]) -> Iterable[Finding]:
@@ -191,18 +203,25 @@ def _ending(
 
 
 def _require_evidence(events: dict[str, list[Event]]) -> None:
-    """Refuse to pass a trial in which nothing was put to the test."""
-    loads = sum(event.get("loads", 0) for event in events.get("loaded", ()))
-    if not loads:
+    """Refuse to pass a trial in which nothing was put to the test, or nobody looked."""
+    for event in events.get("trouble", ()):
+        raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
+    if not sum(event.get("loaded", 0) for event in events.get("loaded", ())):
         raise GuestError("the module was never loaded: this trial shows nothing")
+    for missing, what in (("audited", "residue was not looked for"), ("detectors", "no detectors")):
+        if missing not in events:
+            raise GuestError(f"the executor's report is incomplete: {what}")
     if "truncated" in events:
         raise GuestError("the executor's report was cut off: it may have held a finding")
-    for event in events.get("detectors", ()):
-        dead = [name for name in ("lockdep", "kmemleak") if event.get(name) == 0]
-        if dead:
-            raise GuestError(f"switched itself off during the trial: {', '.join(dead)}")
-        if event.get("dropped"):
-            raise GuestError(f"the kernel dropped {event['dropped']} console messages")
+    for event in events["detectors"]:
+        # -1 stands for a kernel that does not say.
+        if event.get("lockdep") == 0:
+            raise GuestError("lockdep switched itself off without a report on the console")
+        if event.get("printk_lost", 0) > 0:
+            raise GuestError(f"the kernel lost {event['printk_lost']} console messages")
+    for event in events.get("leaks", ()):
+        if not event.get("alive"):
+            raise GuestError(f"kmemleak did not work: {event.get('errno', 'switched off')}")
 
 
 def _detail(event: Event) -> str:

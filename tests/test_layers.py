@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Modules import only from rows above them, never sideways."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import harness
+
+PACKAGE = Path(harness.__file__).parent
+
+ROWS = (
+    ("errors", "resources", "kloglines"),
+    ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes"),
+    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
+    ("klogrules", "store", "elf", "scenario"),
+    ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal"),
+    ("kernels", "image", "verdict"),
+    ("modules", "keys", "template"),
+    ("accel", "guest", "trial"),
+    ("bundle", "report"),
+    ("lab",),
+    ("commands", "plugin"),
+    ("cli",),
+)  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "harness":
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("harness."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {n.name.split(".")[1] for n in node.names if n.name.startswith("harness.")}
+    return found - {"__version__"}
+
+
+MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_module_imports_only_from_rows_above(path: Path) -> None:
+    row_of = {name: number for number, row in enumerate(ROWS) for name in row}
+    assert path.stem in row_of, f"{path.stem} stands in no row"
+    not_above = {name for name in imports(path) if row_of[name] >= row_of[path.stem]}
+    assert not not_above
+
+
+def test_only_proc_starts_programs() -> None:
+    users = {
+        path.stem
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import) and any(n.name == "subprocess" for n in node.names)
+    }
+    assert users == {"proc"}
+
+
+def test_nothing_sleeps() -> None:
+    for path in MODULES:
+        assert "time.sleep" not in path.read_text(), path

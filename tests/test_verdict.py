@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import json
+
+import pytest
+
+from harness import verdict
+from harness.errors import GuestError
+from harness.machine import EXECUTOR_DONE
+from harness.verdict import Evidence, Kind
+
+LOADED = {"ev": "loaded", "module": "foo", "loaded": 1, "unloaded": 1}
+AUDITED = {"ev": "audited", "sections": 3}
+DETECTORS = {"ev": "detectors", "lockdep": 1, "printk_lost": 0}
+END = {"ev": "end", "us": 1, "ok": True}
+OOPS = b"""[    1.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[    1.000001] #PF: supervisor read access in kernel mode
+[    1.000002] #PF: error_code(0x0000) - not-present page
+[    1.000003] Oops: 0000 [#1] PREEMPT SMP KASAN
+[    1.000004] CPU: 0 PID: 77 Comm: user Tainted: G           O       6.1.0 #1
+[    1.000005] RIP: 0010:foo_read+0x1a/0x40 [foo]
+[    1.000006] Call Trace:
+[    1.000007]  <TASK>
+[    1.000008]  vfs_read+0x1a/0x40
+[    1.000009]  </TASK>
+[    1.000010] ---[ end trace 0000000000000000 ]---
+"""
+
+
+def evidence(
+    *events: dict, console: bytes = b"", status: int | None = EXECUTOR_DONE, cut: bytes = b""
+) -> Evidence:
+    report = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    return Evidence(console, report + cut, status, 60.0)
+
+
+def titles(*events: dict, **rest: object) -> list[tuple[Kind, str]]:
+    found = verdict.judge(evidence(*events, **rest))  # type: ignore[arg-type]
+    return [(finding.kind, finding.title) for finding in found]
+
+
+def test_complete_evidence_without_a_finding_passes() -> None:
+    assert titles(LOADED, AUDITED, DETECTORS, END) == []
+
+
+def test_report_on_the_console_is_a_finding() -> None:
+    assert titles(LOADED, console=OOPS, status=0) == [
+        (Kind.SPLAT, "BUG: unable to handle kernel NULL pointer dereference in foo_read")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        ({"ev": "unexpected", "op": "mount none", "errno": "ENOMEM"},
+         (Kind.ERRNO, "errno: mount returned ENOMEM")),
+        ({"ev": "data", "op": "pread 0", "offset": 3},
+         (Kind.DATA, "lost data: pread returned other bytes")),
+        ({"ev": "hang", "op": "umount /mnt"}, (Kind.HANG, "hang: umount did not return")),
+        ({"ev": "residue", "section": "slab", "sign": "+", "line": "foo"},
+         (Kind.RESIDUE, "residue: slab cache foo")),
+        ({"ev": "inside", "module": "foo", "stack": "[<0>] 0xffffffffa0000010"},
+         (Kind.INSIDE, "unloaded under task of foo")),
+    ],
+)  # fmt: skip
+def test_event_becomes_a_finding(event: dict, wanted: tuple[Kind, str]) -> None:
+    assert titles(LOADED, event, END) == [wanted]
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(False, 1), (True, 0)])
+def test_task_that_died_without_a_report(wanted: bool, count: int) -> None:
+    event = {"ev": "died", "op": "read 0", "signal": "SIGSEGV", "wanted": wanted}
+    found = titles(LOADED, event, AUDITED, DETECTORS, END)
+    assert found == [(Kind.DIED, "died: SIGSEGV during read")] * count
+
+
+def test_task_inside_an_unloaded_module_is_named_by_function() -> None:
+    event = {"ev": "inside", "module": "foo", "stack": "[<0>] 0xffffffffa0000010"}
+    found = verdict.judge(
+        evidence(LOADED, event, END), lambda module, address: f"foo_store+{address & 0xFFF:#x}"
+    )
+    assert [finding.title for finding in found] == ["unloaded under task in foo_store"]
+
+
+def test_same_title_is_one_finding() -> None:
+    event = {"ev": "unexpected", "op": "mount none", "errno": "ENOMEM"}
+    assert len(titles(LOADED, event, event, END)) == 1
+
+
+def test_guest_that_stops_answering_is_a_hang() -> None:
+    assert titles(LOADED, status=None) == [(Kind.HANG, "hang: guest stopped answering")]
+
+
+def test_report_cut_off_by_a_panic_is_read_as_far_as_it_goes() -> None:
+    assert len(titles(LOADED, console=OOPS, status=0, cut=b'{"ev":"er')) == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        ((), "ended with QEMU's status"),
+        ((END,), "module was never loaded"),
+        (({**LOADED, "loaded": 0}, AUDITED, DETECTORS, END), "module was never loaded"),
+        ((LOADED, DETECTORS, END), "residue was not looked for"),
+        ((LOADED, AUDITED, END), "no detectors"),
+        (({"ev": "bad-program", "line": 3, "why": "no such op"},), "refused line 3: no such op"),
+        ((LOADED, AUDITED, DETECTORS, {"ev": "truncated"}, END), "report was cut off"),
+        ((LOADED, AUDITED, {**DETECTORS, "lockdep": 0}, END), "lockdep switched itself off"),
+        ((LOADED, AUDITED, {**DETECTORS, "printk_lost": 4}, END), "lost 4 console messages"),
+        ((LOADED, AUDITED, DETECTORS, {"ev": "leaks", "alive": False, "errno": "EPERM"}, END),
+         "kmemleak did not work: EPERM"),
+        (({"ev": "trouble", "what": "fork", "errno": "EAGAIN"}, LOADED, END), "trouble: fork EAGAIN"),
+    ],
+)  # fmt: skip
+def test_missing_evidence_is_an_error_and_never_a_pass(events: tuple, why: str) -> None:
+    with pytest.raises(GuestError, match=why):
+        titles(*events)
+
+
+def test_line_that_is_no_event() -> None:
+    with pytest.raises(GuestError, match="has a line that is none: nonsense"):
+        verdict.parse_report(b"nonsense\n")
