@@ -44,8 +44,7 @@ handle_(?:overflow|object_size_mismatch) ftrace_\w+_caller trace_(?:hard|soft)ir
 save_(?:trace|stack)\w* stack_trace_\w+ arch_stack_walk\w* _{0,2}stack_depot_\w+
 _{0,2}ref_tracker\w* _{0,2}perf_trace_\w+ trace_event_(?:raw|buffer)_\w+ trace_\w+_lock\w*
 # Rust: the panic machinery, as it is called in C and mangled (v0).
-rust_helper_\w+ rust_begin_unwind _R\w*(?:panicking|begin_unwind|panic_fmt|panic_const)\w*
-core::panicking::.*
+rust_helper_\w+ .*rust_begin_unwind core::panicking::.*
 # Speculation mitigations, coverage.
 __x86_\w*thunk\w* retpoline_\w+ srso_\w+ __sanitizer_\w+ write_comp_data check_kcov_mode
 # Exceptions and their entry.
@@ -144,12 +143,16 @@ _{0,2}raw_(?:read|write)[bwlq] logic_(?:in|out)s?[bwl] io(?:read|write)\w+ (?:re
 # are generic there too. Whatever else lies in a module is its own, however it is called.
 _HEADER = names(
     r"""
-_{0,2}(?:h|k|ll)?list_\w+ _{0,2}hlist_\w+ _{0,2}refcount_\w+ kref_\w+ (?:arch_|raw_)?atomic\w*
-_{0,2}(?:arch_)?(?:test|set|clear|change)_(?:and_\w+)?_?bit\w* k[mvz]*alloc\w*
-_?copy_(?:to|from)_\w+ _{0,2}(?:get|put)_user\w* (?:raw_)?(?:spin|read|write)_(?:un|try)?lock\w*
-_{0,2}mem(?:cpy|set|cmp|move) _{0,2}strn?(?:cpy|cmp|len|cat|chr)\w* instrument_\w+
-rcu_(?:read|dereference)_\w+ _{0,2}read_once_\w+ _{0,3}might_sleep\w* (?:down|up)_(?:read|write)
-mutex_\w+ INIT_LIST_HEAD __init_\w+
+_{0,2}list_(?:add|del|move|replace|splice|cut)(?:_tail|_rcu|_init|_entry|_head|_position|_bulk)*
+_{0,2}list_(?:del_entry|empty(?:_careful)?|is_\w+|first_\w+)
+hlist_(?:add|del)_(?:head|init|rcu|tail_rcu)
+_{0,2}refcount_(?:inc|dec|add|sub|read|set)(?:_and_test|_not_zero|_checked)?
+kref_(?:get|put|init)\w*
+(?:arch_|raw_)?atomic(?:64|_long)?_(?:inc|dec|add|sub|read|set|xchg|cmpxchg|fetch_\w+|try_cmpxchg)\w*
+_{0,2}(?:arch_)?(?:test|set|clear|change)_(?:and_(?:set|clear|change)_)?bit
+k[mvz]*alloc(?:_array|_node)? copy_(?:to|from)_user _{0,2}(?:get|put)_user
+(?:raw_)?(?:spin|read|write)_(?:un|try)?lock(?:_bh|_irq\w*)? mem(?:cpy|set|cmp|move)
+strn?(?:cpy|cmp|len|cat|chr) instrument_\w+ rcu_read_(?:un)?lock
 """
 )
 

@@ -480,17 +480,7 @@ static noinline void slab_objects_remain(void)
 	kmem_cache_destroy(c);
 }
 
-static void construct(void *p)
-{
-}
-
-static noinline void slab_duplicate(void)
-{
-	kmem_cache_create("provoke_twice", 72, 0, 0, construct);
-	kmem_cache_create("provoke_twice", 72, 0, 0, construct);
-}
-
-/* Past KASAN; needs slub_debug=FZPU. */
+/* Past KASAN, which would speak first. */
 static noinline __no_sanitize_address void poke(char *p)
 {
 	asm volatile("movb $0x42, (%0)" :: "r"(p) : "memory");
@@ -498,7 +488,8 @@ static noinline __no_sanitize_address void poke(char *p)
 
 static noinline void slab_redzone(void)
 {
-	struct kmem_cache *c = kmem_cache_create("provoke_zone", 72, 0, SLAB_RED_ZONE, NULL);
+	struct kmem_cache *c = kmem_cache_create("provoke_zone", 72, 0,
+						 SLAB_RED_ZONE | SLAB_CONSISTENCY_CHECKS, NULL);
 	char *p = kmem_cache_alloc(c, GFP_KERNEL);
 
 	poke(p + 74);
@@ -511,10 +502,13 @@ static noinline void slab_poison(void)
 	struct kmem_cache *c = kmem_cache_create("provoke_poison", 72, 0,
 						 SLAB_POISON | SLAB_CONSISTENCY_CHECKS, NULL);
 	char *p = kmem_cache_alloc(c, GFP_KERNEL);
+	char *neighbour = kmem_cache_alloc(c, GFP_KERNEL);
 
+	/* The neighbour keeps the slab while KASAN's quarantine is emptied. */
 	kmem_cache_free(c, p);
 	kmem_cache_shrink(c);
 	poke(HIDE(p) + 16);
+	kmem_cache_free(c, neighbour);
 	kmem_cache_destroy(c);
 }
 
@@ -708,7 +702,7 @@ static const struct provocation {
 	P(spin_without_preemption), P(spin_in_rcu), P(never_completed), P(lock_never_released),
 	P(list_double_add), P(list_del_twice), P(refcount_underflow), P(refcount_inc_zero),
 	P(odebug_free_active), P(odebug_init_active), P(odebug_double_call_rcu),
-	P(slab_objects_remain), P(slab_duplicate), P(slab_redzone), P(slab_poison), P(bad_page),
+	P(slab_objects_remain), P(slab_redzone), P(slab_poison), P(bad_page),
 	P(sysfs_duplicate), P(kobject_init_twice), P(kobject_put_uninit),
 	P(device_without_release), P(sysfs_remove_absent), P(proc_duplicate),
 	P(proc_remove_full), P(proc_remove_absent), P(leak), { "busy_inode", busy_fs },
