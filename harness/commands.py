@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             found = found or bool(result.findings)
             records.append(report.trial_record(result, path))
             if str(arguments.json) != "-":
-                progress.console.print(report.one_line(result), highlight=False, markup=False)
+                progress.console.print(
+                    report.one_line(result), highlight=False, markup=False, soft_wrap=True
+                )
     records.sort(key=lambda record: int(record["seed"]))
     if arguments.json:
         report.write_json(arguments.json, {"trials": records})

@@ -90,7 +90,7 @@ def _load(path: Path, mtime_ns: int, size: int) -> Elf:
             return _parse(path, data)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a complete ELF file: {error}") from error
 
 

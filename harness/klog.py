@@ -26,7 +26,7 @@ from harness.klogframes import (
     strip_suffix,
 )
 from harness.kloglines import Line, iter_lines, line_bounds, split_line
-from harness.klognames import ROOT, blocked, guilty, operation, simplify
+from harness.klognames import ROOT, blocked, guilty, leftover, operation, simplify
 from harness.klogrules import RULES, Rule, Where
 
 #: A report has at most this many lines; a kernel that dumps all tasks goes on for longer.
@@ -183,6 +183,8 @@ class _Extent:
     #: Where another report cut this one off.
     cut_at: int | None = None
     has_frames: bool = False
+    #: There are frames, if only such as cannot be relied on.
+    has_leftovers: bool = False
 
 
 def _gather(log: bytes, header: _Header) -> _Extent:
@@ -219,6 +221,7 @@ def _gather(log: bytes, header: _Header) -> _Extent:
         if not other:
             extent.lines.append((line, frames))
             extent.has_frames = extent.has_frames or any(f.func and f.reliable for f in frames)
+            extent.has_leftovers = extent.has_leftovers or any(f.func for f in frames)
             if gap == 0 and line.text:
                 extent.end = line.end
         if _END_TRACE.search(line.text):
@@ -273,22 +276,25 @@ def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
                 return frame
         return None
     announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP)
+    every = [stack for stack in stacks if stack.announced]
     stacks = own_stacks(stacks, announced=announced)
     if where is Where.SLEEP:
         return blocked(stacks[0].frames) if stacks else None
     candidates: list[Frame] = []
+    bad_pc = False
     if where in (Where.HEAD, Where.HEAD_FIRST) and header.match.groupdict().get("func"):
-        candidates = [Frame(strip_suffix(header.match["func"]))]
+        candidates = list(parse_frame(header.match.string[header.match.start("func") :]))
     elif where is Where.PC:
         pc = first_pc(extent.lines)
         candidates = [pc] if pc is not None else []
+        bad_pc = pc is not None and pc.func is None
     elif where is Where.LOCK:
         candidates = _lock_frames(extent)
     for frames in (candidates, *(stack.frames for stack in stacks)):
         frame = guilty(frames, *rule.skip)
         if frame is not None:
             return frame
-    return None
+    return leftover(every[0].frames, *rule.skip) if bad_pc and every else None
 
 
 # ---- putting a report together ------------------------------------------------------------------
@@ -395,7 +401,7 @@ def _torn(log: bytes, header: _Header, extent: _Extent) -> str:
     """Why the report's stack is not all there, else empty."""
     if header.rule.where is Where.NONE or header.rule.stackless:
         return ""
-    if not extent.has_frames:
+    if not (extent.has_frames or (extent.has_leftovers and header.rule.where is Where.PC)):
         return "no stack"
     at_end = extent.end == len(log) and log[-1:] != b"\n"
     if extent.cut_at is None and not at_end:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.kloglines import Line
+from harness.rustnames import demangle
 
 # A C identifier with the compiler's suffixes, or a Rust path ("<a::B as c::D>::e").
 _C_NAME = r"[A-Za-z_][\w.$]{0,200}"
@@ -76,10 +77,13 @@ class Frame:
 
 
 def strip_suffix(func: str) -> str:
-    """``foo.isra.0.cold`` -> ``foo``: what the compiler appended says nothing of the bug."""
+    """``foo.isra.0.cold`` -> ``foo``: what the compiler appended says nothing of the bug.
+
+    Rust's names become readable.
+    """
     if func.startswith("__pfx_"):
         func = func[6:]
-    return _SUFFIX.sub("", func) or func
+    return demangle(_SUFFIX.sub("", func) or func)
 
 
 def parse_frame(text: str) -> tuple[Frame, ...]:

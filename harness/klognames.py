@@ -44,8 +44,7 @@ handle_(?:overflow|object_size_mismatch) ftrace_\w+_caller trace_(?:hard|soft)ir
 save_(?:trace|stack)\w* stack_trace_\w+ arch_stack_walk\w* _{0,2}stack_depot_\w+
 _{0,2}ref_tracker\w* _{0,2}perf_trace_\w+ trace_event_(?:raw|buffer)_\w+ trace_\w+_lock\w*
 # Rust: the panic machinery, as it is called in C and mangled (v0).
-rust_helper_\w+ rust_begin_unwind _R\w*(?:panicking|begin_unwind|panic_fmt|panic_const)\w*
-core::panicking::.*
+rust_helper_\w+ .*rust_begin_unwind core::panicking::.*
 # Speculation mitigations, coverage.
 __x86_\w*thunk\w* retpoline_\w+ srso_\w+ __sanitizer_\w+ write_comp_data check_kcov_mode
 # Exceptions and their entry.
@@ -140,6 +139,23 @@ _{0,2}raw_(?:read|write)[bwlq] logic_(?:in|out)s?[bwl] io(?:read|write)\w+ (?:re
 """
 )
 
+# Functions of headers that the compiler did not inline: they lie in the module that uses them, and
+# are generic there too. Whatever else lies in a module is its own, however it is called.
+_HEADER = names(
+    r"""
+_{0,2}list_(?:add|del|move|replace|splice|cut)(?:_tail|_rcu|_init|_entry|_head|_position|_bulk)*
+_{0,2}list_(?:del_entry|empty(?:_careful)?|is_\w+|first_\w+)
+hlist_(?:add|del)_(?:head|init|rcu|tail_rcu)
+_{0,2}refcount_(?:inc|dec|add|sub|read|set)(?:_and_test|_not_zero|_checked)?
+kref_(?:get|put|init)\w*
+(?:arch_|raw_)?atomic(?:64|_long)?_(?:inc|dec|add|sub|read|set|xchg|cmpxchg|fetch_\w+|try_cmpxchg)\w*
+_{0,2}(?:arch_)?(?:test|set|clear|change)_(?:and_(?:set|clear|change)_)?bit
+k[mvz]*alloc(?:_array|_node)? copy_(?:to|from)_user _{0,2}(?:get|put)_user
+(?:raw_)?(?:spin|read|write)_(?:un|try)?lock(?:_bh|_irq\w*)? mem(?:cpy|set|cmp|move)
+strn?(?:cpy|cmp|len|cat|chr) instrument_\w+ rcu_read_(?:un)?lock
+"""
+)
+
 #: What it takes to be put to sleep.
 SLEEP = names(
     r"""
@@ -200,8 +216,9 @@ __sock_release sock_release _{0,2}sock_sendmsg\w* rtnetlink_rcv_msg nfnetlink_rc
 # bottom halves, work items, threads
 call_timer_fn _{0,2}run_timers expire_timers __hrtimer_run_queues tasklet_action\w* task_work_run
 _{0,2}do_softirq\w* handle_softirqs do_softirq_own_stack process_one_work kthread ret_from_fork\w*
-kernel_thread_helper smpboot_thread_fn run_ksoftirqd start_secondary cpu_startup_entry
-run_timer_softirq process_scheduled_works worker_thread do_idle _{0,2}netif_receive_skb\w*
+kernel_thread_helper do_one_initcall __(?:do|se)_sys_delete_module smpboot_thread_fn run_ksoftirqd
+start_secondary cpu_startup_entry run_timer_softirq process_scheduled_works worker_thread do_idle
+_{0,2}netif_receive_skb\w*
 """
 )
 # Where stacks begin: below these there is no kernel code.
@@ -245,12 +262,28 @@ def simplify(func: str) -> tuple[str, tuple[str, ...]]:
     return func, ()
 
 
+def is_guilty(frame: Frame, *skips: re.Pattern[str]) -> bool:
+    """Whether a frame has a name that is in none of the tables ``skips``."""
+    if frame.func is None:
+        return False
+    return not any((_HEADER if frame.module else skip).match(frame.func) for skip in skips)
+
+
 def guilty(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
-    """The first reliable, named frame that none of ``skips`` matches; None if there is none."""
-    for frame in frames:
-        if frame.reliable and frame.func and not any(skip.match(frame.func) for skip in skips):
-            return frame
-    return None
+    """The first reliable frame that is guilty; None if there is none."""
+    return next((frame for frame in frames if frame.reliable and is_guilty(frame, *skips)), None)
+
+
+def leftover(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
+    """As :func:`guilty` in a stack of which the unwinder could make nothing.
+
+    It starts at the program counter, and where that is no code (a call through a bad pointer, into
+    a module that is gone), all it has is what looks like return addresses on the stack; the first
+    is that of the call itself.
+    """
+    if any(frame.reliable and frame.func for frame in frames):
+        return None
+    return next((frame for frame in frames if is_guilty(frame, *skips)), None)
 
 
 def blocked(frames: Sequence[Frame]) -> Frame | None:
@@ -284,8 +317,7 @@ def operation(stack: Sequence[Frame], *, interrupted: bool) -> Frame | None:
             _DISPATCHER.match(outer.func or "")
             and not _DISPATCHER.match(func)
             and not _TICK.match(func)
-            and not GENERIC.match(func)
-            and not SLEEP.match(func)
+            and is_guilty(inner, GENERIC, SLEEP)
         ):
             # foo_compat_ioctl() does nothing but call foo_ioctl().
             native = func.replace("compat_", "", 1)

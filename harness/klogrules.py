@@ -123,7 +123,7 @@ _PREEMPT = names(
 _SCHED = names(r"\w*schedule\w* \w*lock_sock\w*")
 # A fault that no handler knows is a matter of where it happened, helper or not.
 _COVERAGE = names(r"__sanitizer_\w+ trace_\w+")
-_RUST = names(r"rust_\w+ .*core::panicking::.*")
+_RUST = names(r"rust_\w+")
 
 _SPIN = (
     r"BUG: (?P<what>(?:spinlock|rwlock|write-lock|read-lock|mutex)"
@@ -222,7 +222,7 @@ RULES: tuple[Rule, ...] = (
          _re(r"PANIC: double fault|(?:^|\W)double fault: 0000 \[#"),
          "PANIC: double fault in {frame}", Where.PC,
          part_of=_ids("guard-page stack-overflow double-fault")),
-    Rule("stack-overflow", "None", "kernel stack overflow",
+    Rule("stack-overflow", "OTHER", "kernel stack overflow",
          _re(rf"kernel stack overflow \(.{{1,20}}\): {_OOPS_CODE}"),
          "BUG: stack guard page was hit in {frame}", Where.STALL, _OVERFLOW,
          part_of=_ids("guard-page")),
@@ -250,7 +250,7 @@ RULES: tuple[Rule, ...] = (
     Rule("list", "MEMORY_SAFETY_BUG", "list_",
          _re(r"(?:^|\W)list_(?:add|del) (?:corruption|double add)"),
          "BUG: corrupted list in {frame}", Where.PC, _ACCESS),
-    Rule("rust-panic", "None", "panicked at", _re(r"rust_kernel: panicked at "),
+    Rule("rust-panic", "OTHER", "panicked at", _re(r"rust_kernel: panicked at "),
          "{what} in {frame}", Where.TRACE, skip=(GENERIC, _RUST),
          more=(_re(r"^(?P<what>(?!rust_kernel|-{3}|kernel BUG)[A-Za-z][^:]{4,100})$"),)),
     # ---- locks --------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ RULES: tuple[Rule, ...] = (
          "{kind}: bad unlock balance in {frame}", Where.LOCK, sig="bad unlock balance in {frame}"),
     Rule("lock-freed", "LOCKDEP", "held lock freed", _re(_LOCKS + r"held lock freed"),
          "{kind}: held lock freed in {frame}", Where.LOCK, sig="held lock freed in {frame}"),
-    Rule("lock-user", "None", "lock held when returning",
+    Rule("lock-user", "OTHER", "lock held when returning",
          _re(_LOCKS + r"lock held when returning to user space"),
          "{kind}: lock held when returning to user space in {frame}", Where.LOCK,
          stackless=True, sig="lock held when returning to user space in {frame}"),
@@ -289,7 +289,7 @@ RULES: tuple[Rule, ...] = (
          _re(_LOCKS + r"[sS]uspicious (?:RCU usage|rcu_dereference_\w+\(\) usage)"),
          "{kind}: suspicious RCU usage in {frame}", Where.TRACE, skip=(GENERIC, _RCU),
          sig="suspicious RCU usage in {frame}"),
-    Rule("lock-key", "None", "INFO: trying to register",
+    Rule("lock-key", "OTHER", "INFO: trying to register",
          _re(r"INFO: trying to register non-static key"),
          "INFO: trying to register non-static key in {frame}", Where.TRACE, skip=(GENERIC, TIMERS)),
     # ---- atomicity ----------------------------------------------------------------------------
@@ -303,12 +303,12 @@ RULES: tuple[Rule, ...] = (
     Rule("preemptible", "LOCKDEP", "in preemptible",
          _re(r"BUG: using (?P<what>\w+)\(\) in preempt"),
          "BUG: using {what}() in preemptible code in {frame}", Where.TRACE, skip=(_PREEMPT,)),
-    Rule("work-leak", "None", "BUG: workqueue leaked",
+    Rule("work-leak", "OTHER", "BUG: workqueue leaked",
          _re(r"BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)"),
          "BUG: workqueue leaked lock or atomic in {frame}",
          more=(_re(r"last function: (?P<frame>[\w.]+)"),)),
     # ---- hangs --------------------------------------------------------------------------------
-    Rule("work-lockup", "None", "BUG: workqueue lockup", _re(r"BUG: workqueue lockup"),
+    Rule("work-lockup", "OTHER", "BUG: workqueue lockup", _re(r"BUG: workqueue lockup"),
          "BUG: workqueue lockup"),
     Rule("soft-lockup", "HANG", "soft lockup", _re(r"BUG: soft lockup - CPU#(?P<cpu>\d+)"),
          "BUG: soft lockup in {frame}", Where.STALL, _STALL),
@@ -324,25 +324,25 @@ RULES: tuple[Rule, ...] = (
          _re(r"INFO: task .{1,64} can't die for more than \d"),
          "INFO: task can't die in {frame}", Where.SLEEP, _HANG),
     # ---- stacks -------------------------------------------------------------------------------
-    Rule("guard-page", "None", "stack guard page was hit",
+    Rule("guard-page", "OTHER", "stack guard page was hit",
          _re(r"BUG: (?:\S{1,16} )?stack guard page was hit"),
          "BUG: stack guard page was hit in {frame}", Where.STALL, _OVERFLOW),
-    Rule("stack-regs", "None", "WARNING: kernel stack",
+    Rule("stack-regs", "OTHER", "WARNING: kernel stack",
          _re(r"WARNING: kernel stack regs at [0-9a-f]+ in \S{1,40} has bad (?P<what>'\w+') value"),
          "WARNING: kernel stack regs has bad {what} value"),
-    Rule("stack-frame", "None", "WARNING: kernel stack",
+    Rule("stack-frame", "OTHER", "WARNING: kernel stack",
          _re(r"WARNING: kernel stack frame pointer at [0-9a-f]+ in \S{1,40} has bad value"),
          "WARNING: kernel stack frame pointer has bad value"),
-    Rule("stack-unwind", "None", "WARNING: kernel stack",
+    Rule("stack-unwind", "OTHER", "WARNING: kernel stack",
          _re(r"WARNING: kernel stack (?:frame pointer|regs) at .{1,80} has bad "),
          "WARNING: kernel stack regs has bad value"),
     # ---- memory bookkeeping -------------------------------------------------------------------
-    Rule("page-state", "None", "BUG: Bad page ",
+    Rule("page-state", "OTHER", "BUG: Bad page ",
          _re(r"BUG: Bad page (?P<what>state|map|cache) in process"),
          "BUG: Bad page {what} in {frame}", Where.TRACE),
-    Rule("rss", "None", "BUG: Bad rss-counter", _re(r"BUG: Bad rss-counter state"),
+    Rule("rss", "OTHER", "BUG: Bad rss-counter", _re(r"BUG: Bad rss-counter state"),
          "BUG: Bad rss-counter state", alone=True),
-    Rule("pgtables", "None", "BUG: non-zero ", _re(r"BUG: non-zero (?P<what>\w+) on freeing mm"),
+    Rule("pgtables", "OTHER", "BUG: non-zero ", _re(r"BUG: non-zero (?P<what>\w+) on freeing mm"),
          "BUG: non-zero {what} on freeing mm", alone=True),
     Rule("slab-remaining", "DoS", "bjects remaining ",
          _re(_SLAB + r"Objects remaining (?:in \S+ )?on __kmem_cache_shutdown"),
@@ -361,7 +361,7 @@ RULES: tuple[Rule, ...] = (
     Rule("slab-error", "DoS", "slab error in ",
          _re(r"slab error in (?P<what>\w+)\(\): cache `?(?P<cache>[\w:-]+)'?: (?P<msg>.{1,80})"),
          "slab error in {what}(): cache {cache}: {msg}"),
-    Rule("slab-track", "None", "INFO: ",
+    Rule("slab-track", "OTHER", " age=",
          _re(r"INFO: (?P<what>Allocated|Freed) in (?P<func>[\w.]+)\+0x[0-9a-f/x]+ age="),
          "INFO: {what} in {func} age=NUM cpu=NUM pid=NUM", part_of=_ids("*"),
          torn="the report that it is a part of is missing"),
@@ -426,7 +426,7 @@ RULES: tuple[Rule, ...] = (
     Rule("file-count", "DoS", "VFS: Close: file count",
          _re(r"VFS: Close: file count is (?:0|zero)"),
          "VFS: Close: file count is zero (use-after-free)"),
-    Rule("dentry", "None", "still in use",
+    Rule("dentry", "OTHER", "still in use",
          _re(r"BUG: Dentry .{1,200} still in use .{0,8}\[(?P<what>unmount of [^\]]{1,64})"),
          "BUG: Dentry still in use in unmount", alt=("BUG: Dentry still in use [{what}]",)),
     Rule("netdevice", "HANG", "unregister_netdevice: waiting for",
@@ -454,7 +454,7 @@ RULES: tuple[Rule, ...] = (
          _re(r"Kernel panic - not syncing: (?P<what>.{1,100}?)(?: for \S+ --- .*)?$"),
          "kernel panic: {what}", part_of=_ids("*")),
     # ---- whatever else calls itself a bug ------------------------------------------------------
-    Rule("bug-other", "None", "BUG: ", _re(r"(?:^|\[ )BUG: (?P<what>\S.{0,120}?)(?: \])?$"),
+    Rule("bug-other", "OTHER", "BUG: ", _re(r"(?:^|\[ )BUG: (?P<what>\S.{0,120}?)(?: \])?$"),
          "BUG: {what}", unless=_re(r"recent printk recursion")),
     Rule("warn-other", "WARNING", "WARNING: ", _re(r"^WARNING: (?P<what>[A-Za-z_]\w{0,60})$"),
          "WARNING: {what}"),

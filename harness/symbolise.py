@@ -123,9 +123,9 @@ _FRAME = re.compile(rf"(?<![\w.])(?P<func>[A-Za-z_][\w.$]*){_OFFSET}{_IN_MODULE}
 # A frame or program counter without a name; the rest of the line must not be hexadecimal too,
 # or it is a dump of memory or registers.
 _BARE = re.compile(
-    r"(?P<head>(?:^|\])\s+(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?|RIP: 0010:(?:\[<[0-9a-f]+>\] {1,2})?"
-    r"|(?:PC is at|pc :) (?:\[<)?|, kernel paging request at |for address: "
-    r"|paging request at (?:virtual address )?)"
+    r"(?P<head>(?:^|\])\s+(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?"
+    r"|RIP: 0010:(?:\[<[0-9a-f]+>\] {1,2})?|(?:PC is at|pc :) (?:\[<)?"
+    r"|, kernel paging request at |for address: |paging request at (?:virtual address )?)"
     r"(?P<addr>0x[0-9a-f]{8,16}|(?<=address: )[0-9a-f]{8,16}|(?<= at )[0-9a-f]{8,16})(?=\s*$)"
 )
 _STACK_LINE = re.compile(

@@ -11,7 +11,7 @@ import harness
 PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
-    ("errors", "resources", "kloglines"),
+    ("errors", "resources", "kloglines", "rustnames"),
     ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
     ("klogrules", "store", "elf", "scenario"),

@@ -108,7 +108,8 @@ def test_report_cut_off_by_a_panic_is_read_as_far_as_it_goes() -> None:
         ((LOADED, AUDITED, {**DETECTORS, "printk_lost": 4}, END), "lost 4 console messages"),
         ((LOADED, AUDITED, DETECTORS, {"ev": "leaks", "alive": False, "errno": "EPERM"}, END),
          "kmemleak did not work: EPERM"),
-        (({"ev": "trouble", "what": "fork", "errno": "EAGAIN"}, LOADED, END), "trouble: fork EAGAIN"),
+        (({"ev": "trouble", "what": "fork", "errno": "EAGAIN"}, LOADED, END),
+         "trouble: fork EAGAIN"),
     ],
 )  # fmt: skip
 def test_missing_evidence_is_an_error_and_never_a_pass(events: tuple, why: str) -> None:
