@@ -370,24 +370,6 @@ void audit_baseline(void)
 	}
 }
 
-/* What each section costs and holds, for whoever writes an audit file. */
-void audit_tell(void)
-{
-	for (unsigned int i = 0; i < nsections; i++) {
-		uint64_t start = now_us();
-
-		drop(&sections[i].baseline);
-		sections[i].read(&sections[i], &sections[i].baseline);
-		settle(&sections[i].baseline);
-		ev_begin("section");
-		ev_str("name", sections[i].name);
-		ev_str("path", sections[i].path);
-		ev_u64("lines", sections[i].baseline.n);
-		ev_u64("took_us", now_us() - start);
-		ev_end();
-	}
-}
-
 static void tell_line(const struct section *section, const char *sign, const char *line,
 		      unsigned int *told)
 {

@@ -370,7 +370,6 @@ void actor_ended(const struct program *prog, unsigned int index, int died);
 int audit_load(const char *path);
 void audit_baseline(void);
 void audit_compare(void);
-void audit_tell(void);
 
 /* detectors.c */
 void kmemleak_baseline(void);

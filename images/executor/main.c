@@ -5,7 +5,6 @@
  * executor agent [--audit FILE]      in a guest: wait for a program, run it,
  *                                    report to the debug console, power off
  * executor check FILE                only read a program
- * executor audit FILE                what an audit reads, and how long it takes
  * executor tables                    what ops, flags, limits and results it has
  *
  * Exit status of run: 0 when everything ended by itself, 1 when not, 2 for a
@@ -80,39 +79,23 @@ static int check_main(const char *file)
 	return 0;
 }
 
-/* 0 when there is no audit file, or a good one. */
-static int load_audit(const char *file)
-{
-	int bad = file ? audit_load(file) : 0;
-
-	if (bad < 0)
-		fprintf(stderr, "executor: %s: %s\n", file, strerror(errno));
-	else if (bad)
-		fprintf(stderr, "executor: %s:%d: not a section\n", file, bad);
-	return bad;
-}
-
 static int run_main(const char *file, const char *audit_file)
 {
 	const struct program *prog = load(file);
 
-	if (!prog || load_audit(audit_file))
+	if (!prog)
 		return 2;
+	if (audit_file && audit_load(audit_file)) {
+		fprintf(stderr, "executor: %s: not an audit file\n", audit_file);
+		return 2;
+	}
 	audit_baseline();
 	return run_program(prog) ? 0 : 1;
 }
 
-static int audit_main(const char *file)
-{
-	if (load_audit(file))
-		return 2;
-	audit_tell();
-	return 0;
-}
-
 static int usage(void)
 {
-	fprintf(stderr, "usage: executor run FILE [--audit FILE] | check FILE | audit FILE | "
+	fprintf(stderr, "usage: executor run FILE [--audit FILE] | check FILE | "
 			"agent [--audit FILE] | tables\n");
 	return 2;
 }
@@ -131,8 +114,6 @@ int main(int argc, char **argv)
 		return run_main(argv[2], audit_file);
 	if (argc == 3 && !strcmp(argv[1], "check"))
 		return check_main(argv[2]);
-	if (argc == 3 && !strcmp(argv[1], "audit"))
-		return audit_main(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "agent"))
 		return agent_main(audit_file);
 	if (argc == 2 && !strcmp(argv[1], "tables")) {
