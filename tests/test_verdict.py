@@ -53,6 +53,8 @@ def test_report_on_the_console_is_a_finding() -> None:
     [
         ({"ev": "unexpected", "op": "mount none", "errno": "ENOMEM"},
          (Kind.ERRNO, "errno: mount returned ENOMEM")),
+        ({"ev": "unexpected", "op": "delete_module foo", "errno": "ok"},
+         (Kind.ERRNO, "unloaded while in use: delete_module succeeded")),
         ({"ev": "data", "op": "pread 0", "offset": 3},
          (Kind.DATA, "lost data: pread returned other bytes")),
         ({"ev": "hang", "op": "umount /mnt"}, (Kind.HANG, "hang: umount did not return")),
