@@ -136,7 +136,7 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
             digest = store.digest_bytes(result.evidence.console)
             consoles[digest == found.console_sha256] += 1
             seen["; ".join(shown) or "no finding"] += 1
-    out = Console(highlight=False)
+    out = Console(highlight=False, soft_wrap=True)
     out.print(f"title: {found.titles[0] if found.titles else 'no finding'}", markup=False)
     out.print(f"same title: {titles[True]} of {arguments.times}")
     out.print(f"same console bytes: {consoles[True]} of {arguments.times}")
@@ -270,7 +270,7 @@ def _keep(
     if not result.findings:
         return None
     kernel = made.kernel(subject.kernel, subject.profile)
-    text = lab.decoded(result, kernel.vmlinux)
+    text = lab.decoded(result, kernel)
     return bundle.write_bundle(folder.absolute(), trial, result, subject.archive, text)
 
 

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness import (
     accel,
@@ -234,10 +233,12 @@ def run_trials(
                 yield trial, result
 
 
-def decoded(result: TrialResult, vmlinux: Path) -> str:
+def decoded(result: TrialResult, kernel: Kernel) -> str:
     """Return a result's findings as text, with functions and source lines."""
     parts = []
     for finding in result.findings:
-        text = symbolise.decode(finding.detail, vmlinux=vmlinux, modules=result.lives)
+        text = symbolise.decode(finding.detail, vmlinux=kernel.vmlinux, modules=result.lives)
+        # Assembly files are named in full; where this machine keeps them is nobody's business.
+        text = text.replace(f"{kernel.source}/", "")
         parts.append(f"{finding.title}\n\n{text}\n" if text else f"{finding.title}\n")
     return "\n".join(parts)

@@ -81,7 +81,7 @@ def test_replay_prints_the_same_bytes_on_a_busy_machine(harness_lab: Lab, tmp_pa
     ready, result = first_caught(harness_lab, name, POOLFS.variants[name].expect)
     kernel = harness_lab.kernel("6.1", "kasan")
     subject = harness_lab.subject(str(POOLFS.folder), name, "6.1", "kasan", Lane.DET)
-    text = lab.decoded(result, kernel.vmlinux)
+    text = lab.decoded(result, kernel)
     path = bundle.write_bundle(tmp_path, ready, result, subject.archive, text)
     again, differences = harness_lab.replay_trial(bundle.load_bundle(path))
     assert differences == ()
@@ -104,7 +104,7 @@ def test_other_seed_prints_other_bytes(harness_lab: Lab) -> None:
 def test_finding_is_decoded_to_source_lines(harness_lab: Lab) -> None:
     name = "no-owner"
     _, result = first_caught(harness_lab, name, POOLFS.variants[name].expect)
-    text = lab.decoded(result, harness_lab.kernel("6.1", "kasan").vmlinux)
+    text = lab.decoded(result, harness_lab.kernel("6.1", "kasan"))
     assert "fs/" in text
     assert ".c:" in text
 
