@@ -4,8 +4,8 @@
 ``parse(log)`` returns the reports of a log in the order in which they begin. What a report is and
 how it is called stands in the table of :mod:`harness.klogrules`; which function of a stack is to
 blame, in :mod:`harness.klognames`; how frames and lines look, in :mod:`harness.klogframes` and
-:mod:`harness.kloglines`. This module finds headers, gathers each report's lines and puts title,
-frame and span together.
+:mod:`harness.kloglines`; which lines make up a report, in :mod:`harness.klogextent`. This module
+puts title, frame, task and signature together.
 
 Reading a log costs one substring search per marker over the bytes, plus work on the lines that
 hold a marker and on those of the reports; so a long harmless log costs next to nothing.
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from harness.klogextent import Extent, Header, find_headers, gather
 from harness.klogframes import (
     Frame,
     collect_stacks,
@@ -25,17 +26,9 @@ from harness.klogframes import (
     parse_frame,
     strip_suffix,
 )
-from harness.kloglines import Line, iter_lines, line_bounds, split_line
 from harness.klognames import ROOT, blocked, guilty, leftover, operation, simplify
-from harness.klogrules import RULES, Rule, Where
+from harness.klogrules import Rule, Where
 
-#: A report has at most this many lines; a kernel that dumps all tasks goes on for longer.
-MAX_REPORT_LINES = 2000
-#: Lines that look like no part of a report, in a row, after which it has ended.
-MAX_GAP_LINES = 24
-# Headers of other contexts that a report may run through before it is cut off: bounds the work
-# on a log in which every line begins a report.
-_MAX_FOREIGN = 8
 # The first lines of a report, which say who reported.
 _HEAD_LINES = 12
 
@@ -82,174 +75,13 @@ def parse(log: bytes) -> tuple[Report, ...]:
     return tuple(report for _, report in found)
 
 
-# ---- headers ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    rule: Rule
-    match: re.Match[str]
-    line: Line
-
-
-def _shortest(markers: set[str]) -> list[str]:
-    """The markers without those that hold another marker."""
-    return sorted(m for m in markers if not any(o != m and o in m for o in markers))
-
-
-_MARKERS = _shortest({rule.marker for rule in RULES})
-_NEEDLES = tuple(marker.encode() for marker in _MARKERS)
-_ANY_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-
-
-def _match_header(text: str) -> tuple[Rule, re.Match[str]] | None:
-    """The first row of the table that sees a header in ``text``."""
-    if _ANY_MARKER.search(text) is None:
-        return None
-    for rule in RULES:
-        if rule.marker not in text:
-            continue
-        match = rule.head.search(text)
-        if match is not None:
-            # A program that quotes a report, as strace does, has not found one.
-            quoted = match.start() > 0 and text[match.start() - 1] == '"'
-            if quoted or (rule.unless is not None and rule.unless.search(text)):
-                return None
-            return rule, match
-    return None
-
-
-def _marked_lines(log: bytes) -> Iterator[tuple[int, int]]:
-    """Bounds of the physical lines that hold a marker, in order."""
-    ahead = {needle: at for needle in _NEEDLES if (at := log.find(needle)) >= 0}
-    pos = 0
-    while ahead:
-        start, end = line_bounds(log, min(ahead.values()))
-        yield max(start, pos), end
-        pos = end
-        for needle in [needle for needle, at in ahead.items() if at < pos]:
-            at = log.find(needle, pos)
-            if at < 0:
-                del ahead[needle]
-            else:
-                ahead[needle] = at
-
-
-def _headers(log: bytes) -> Iterator[_Header]:
-    for start, end in _marked_lines(log):
-        for line in split_line(log, start, end):
-            found = _match_header(line.text)
-            if found is not None:
-                yield _Header(*found, line)
-
-
-# ---- extent -------------------------------------------------------------------------------------
-
-# How lines of a report begin that are neither frames nor headers. Precision is not needed: it
-# decides where a report ends among harmless lines.
-_WORDS = """
-CPU|Hardware|Modules|Call |Backtrace|backtrace|stack backtrace|task:|Workqueue|Tainted|Not tainted
-Process |Stack|Code|IP|RIP|EIP|Flags:|Control:|Register |Exception |Preemption disabled|in_atomic
-preempt_count|RCU nest|irq event|hardirqs last|softirqs last|PGD|P4D|PUD|#PF|Oops|Internal error
-Mem abort|Data abort|KASAN|Read of size|Write of size|Allocated by|Freed by|freed by|The buggy
-Memory state|page:|page |raw:|head:|which |object |located |Last potentially|Second to last
-Local variable|Uninit |Byte|Reported by|kfence-|read |write |race |value |Padding|Redzone|Object
-Slab |FIX |INFO|but |other info|the existing|lock(|<Interrupt>|***|to a |and |...|Possible |Chain
-"echo|rcu|NMI|Sending NMI|Showing|(detected|(t=|Task dump|Kernel |Rebooting|SMP: |Fixing|Dumping
-note:|Disabling|disabling|turning off|the code is|comm "|hex dump|kobject|---[|-----|=====|*****
->|^|->
-"""
-_PREFIXES = "|".join(map(re.escape, _WORDS.strip().replace("\n", "|").split("|")))
-_BELONGS = re.compile(
-    rf"^\s{{0,16}}(?:$|{_PREFIXES}|#\d|\d+ locks? |\d+-|\(.{{1,80}}\)\{{|.{{0,80}}\bat: "
-    r"|>?[0-9a-f]{2}(?: [0-9a-f]{2}){3}|>?[0-9a-f]{8,16}[: ]|\[[0-9a-f]{8,16}\]|[A-Z]{2,4} = "
-    r"|[A-Za-z][A-Za-z0-9_]{0,8}\s?:\s{0,8}[\[<(]?[0-9a-fx*(]{2}"
-    r"|.{1,40} is (?:trying|freeing|leaving))"
-)
-_END_TRACE = re.compile(r"---\[ end trace")
-_LAST = re.compile(r"---\[ end Kernel panic|^Rebooting in \d")
-
-
-@dataclass(slots=True)
-class _Extent:
-    """The lines of a report and where it ends."""
-
-    lines: list[tuple[Line, tuple[Frame, ...]]]
-    end: int
-    #: Rows of the table that the report's header and its absorbed lines match.
-    ids: set[str]
-    #: Starts of later header lines that are parts of this report.
-    absorbed: list[int] = field(default_factory=list)
-    #: Where another report cut this one off.
-    cut_at: int | None = None
-    has_frames: bool = False
-    #: There are frames, if only such as cannot be relied on.
-    has_leftovers: bool = False
-
-
-def _gather(log: bytes, header: _Header) -> _Extent:
-    """The report's own lines, from the header to its end."""
-    extent = _Extent([(header.line, ())], header.line.end, {header.rule.id})
-    if header.rule.alone:
-        return extent
-    own = header.line.ctx
-    foreign, gap, gap_limit = 0, 0.0, MAX_GAP_LINES
-    for line in iter_lines(log, header.line.start, len(log)):
-        if line.start <= header.line.start:
-            continue
-        other = bool(own and line.ctx and line.ctx != own)
-        found = _match_header(line.text)
-        if found is not None and not _is_part(found[0], header.rule, extent):
-            if not other and not found[0].alone:
-                extent.cut_at = line.start
-                return extent
-            foreign += 1
-            if foreign > _MAX_FOREIGN:
-                return extent
-            continue
-        frames = parse_frame(line.text) if not other else ()
-        if other:
-            gap += 0.1
-        elif found is not None:
-            extent.absorbed.append(line.start)
-            extent.ids.add(found[0].id)
-            gap = 0
-        elif frames or _BELONGS.match(line.text):
-            gap = 0
-        else:
-            gap += 0.25 if header.line.stamped and not line.stamped else 1
-        if not other:
-            extent.lines.append((line, frames))
-            extent.has_frames = extent.has_frames or any(f.func and f.reliable for f in frames)
-            extent.has_leftovers = extent.has_leftovers or any(f.func for f in frames)
-            if gap == 0 and line.text:
-                extent.end = line.end
-        if _END_TRACE.search(line.text):
-            gap_limit = 4
-        if (
-            gap > gap_limit
-            or len(extent.lines) >= MAX_REPORT_LINES
-            or (not other and _LAST.search(line.text))
-        ):
-            return extent
-    return extent
-
-
-def _is_part(rule: Rule, of: Rule, extent: _Extent) -> bool:
-    """Whether a header line of ``rule`` inside a report of ``of`` belongs to that report."""
-    if "*" in rule.part_of or not rule.part_of.isdisjoint(extent.ids):
-        return True
-    # The code that dumps a stalled processor's stack may itself warn, on that very stack.
-    return of.where is Where.TICK and not extent.has_frames and rule.id.startswith("warn")
-
-
 # ---- frames -------------------------------------------------------------------------------------
 
 _AT = re.compile(r"(?:^|[, ])at: (?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_][\w.]*)(?:\+0x| )")
 _AT_NEXT = re.compile(r"^\s*(?:\[<\s*[0-9a-f]+\s*>\]\s*)?(?P<func>[A-Za-z_][\w.]*)\+0x")
 
 
-def _lock_frames(extent: _Extent) -> list[Frame]:
+def _lock_frames(extent: Extent) -> list[Frame]:
     """Where the locks that a report names were taken or released, in order."""
     lines = extent.lines
     frames = []
@@ -262,7 +94,7 @@ def _lock_frames(extent: _Extent) -> list[Frame]:
     return frames
 
 
-def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
+def _find_frame(header: Header, extent: Extent) -> Frame | None:
     """The frame to blame, from where the rule says it stands."""
     rule = header.rule
     where = rule.where
@@ -274,7 +106,7 @@ def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
             frame = operation(frames, interrupted=where is Where.TICK)
             if frame is not None:
                 return frame
-        return None
+        return next(filter(None, (operation(s.frames, leftovers=True) for s in stacks)), None)
     announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP)
     every = [stack for stack in stacks if stack.announced]
     stacks = own_stacks(stacks, announced=announced)
@@ -283,7 +115,8 @@ def _find_frame(header: _Header, extent: _Extent) -> Frame | None:
     candidates: list[Frame] = []
     bad_pc = False
     if where in (Where.HEAD, Where.HEAD_FIRST) and header.match.groupdict().get("func"):
-        candidates = list(parse_frame(header.match.string[header.match.start("func") :]))
+        named = header.match.string[header.match.start("func") :]
+        candidates = [*parse_frame(named), Frame(strip_suffix(header.match["func"]))][:1]
     elif where is Where.PC:
         pc = first_pc(extent.lines)
         candidates = [pc] if pc is not None else []
@@ -332,7 +165,7 @@ class _Who:
     mixed: bool
 
 
-def _who(header: _Header, extent: _Extent) -> _Who:
+def _who(header: Header, extent: Extent) -> _Who:
     named = printed = None
     for line, _ in extent.lines[:_HEAD_LINES]:
         for pattern in _TASK_LINES:
@@ -380,7 +213,7 @@ def _signature(text: str) -> str:
     return text
 
 
-def _fields(header: _Header, extent: _Extent) -> tuple[dict[str, str], str]:
+def _fields(header: Header, extent: Extent) -> tuple[dict[str, str], str]:
     """Values for the title, and why the report is corrupted if one is missing."""
     fields = {k: _plain(v) for k, v in header.match.groupdict().items() if v}
     for pattern in header.rule.more:
@@ -397,7 +230,7 @@ def _fields(header: _Header, extent: _Extent) -> tuple[dict[str, str], str]:
 _SEPARATOR = re.compile(r"^\s*(?:[-=*]{6,}.*|-+\[ cut here.*)?$")
 
 
-def _torn(log: bytes, header: _Header, extent: _Extent) -> str:
+def _torn(log: bytes, header: Header, extent: Extent) -> str:
     """Why the report's stack is not all there, else empty."""
     if header.rule.where is Where.NONE or header.rule.stackless:
         return ""
@@ -408,7 +241,7 @@ def _torn(log: bytes, header: _Header, extent: _Extent) -> str:
         return ""
     for line, frames in reversed(extent.lines):
         if not _SEPARATOR.match(line.text):
-            if frames and not any(ROOT.match(frame.func or "") for frame in frames):
+            if frames and not any(frame.func is None or ROOT.match(frame.func) for frame in frames):
                 return "its stack breaks off"
             break
     return ""
@@ -423,13 +256,15 @@ def _format(form: str, fields: dict[str, str]) -> str:
     return " ".join(form.format_map(_Missing(fields)).split())
 
 
-def _build(log: bytes, header: _Header, extent: _Extent) -> Report:
+def _build(log: bytes, header: Header, extent: Extent) -> Report:
     rule = header.rule
     fields, reason = _fields(header, extent)
     if rule.where is not Where.NONE:
         frame = _find_frame(header, extent)
         if frame is not None and frame.func is not None:
             fields["frame"] = frame.func
+            if not frame.reliable and rule.where is not Where.PC:
+                reason = reason or "the unwinder vouches for no frame of its stack"
         else:
             reason = reason or "no frame that is to blame"
     who = _who(header, extent)
@@ -463,14 +298,14 @@ def _build(log: bytes, header: _Header, extent: _Extent) -> Report:
 def _reports(log: bytes) -> Iterator[tuple[Rule, Report]]:
     absorbed: set[int] = set()
     seen = False
-    for header in _headers(log):
+    for header in find_headers(log):
         if header.line.start in absorbed:
             absorbed.discard(header.line.start)
             continue
         # Its cause stands before it, further up than a report reaches.
         if seen and header.rule.id == "panic-after":
             continue
-        extent = _gather(log, header)
+        extent = gather(log, header)
         absorbed.update(extent.absorbed)
         seen = True
         yield header.rule, _build(log, header, extent)

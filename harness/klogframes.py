@@ -17,16 +17,17 @@ _OFFSET = r"\+0x[0-9a-f]{1,8}(?:/0x[0-9a-f]{1,8})?"
 NAME = rf"(?:{_RUST_NAME}|{_C_NAME})"
 FUNC = rf"(?P<func>{NAME}){_OFFSET}"
 
-# "[<ffffffff81234567>] ", "[<     inline     >] ", ppc's "[c0000000012] [c000..] ", riscv's too.
-_ADDR = r"(?:\(?\[<?\s{0,8}(?:[0-9a-f]{6,16}|inline)\s{0,8}>?\]\)?[ :]{0,3}){0,2}"
+# "[<ffffffff81234567>] ", "[<(____ptrval____)>] ", "[<     inline     >] ", ppc's pairs of them.
+_ADDR = r"(?:\(?\[<?\s{0,8}(?:[0-9a-f]{6,16}|inline|\(_*ptrval_*\))\s{0,8}>?\]\)?[ :]{0,3}){0,2}"
 _FRAME = re.compile(
-    rf"^\s{{0,16}}(?:</?[A-Z#]{{2,8}}>\s{{1,4}})?(?:#\d{{1,3}}:?\s)?{_ADDR}(?P<weak>\? ?)?"
-    rf"(?:(?:{FUNC})|(?P<bare>0x[0-9a-f]{{1,16}}|[0-9a-f]{{8,16}})(?=$|\s))"
+    rf"^\s{{0,40}}(?:</?[A-Z#]{{2,8}}>\s{{1,4}})?(?:#\d{{1,3}}:?\s)?{_ADDR}(?P<weak>\? ?)?"
+    rf"(?:(?:{FUNC})|(?P<bare>0x[0-9a-f]{{1,16}})(?=$|\s))"
     r"(?P<rest>.{0,200})"
 )
 # After symbolisation: "  func file.c:12 [inline]".
 _INLINE = re.compile(
-    rf"^\s{{0,16}}(?:\[<\s*inline\s*>\]\s*)?(?P<func>{NAME}) [\w./+-]+:\d+(?: \[inline\])?$"
+    rf"^\s{{0,16}}(?:\[<\s*inline\s*>\]\s*)?(?P<func>{NAME}) "
+    r"[\w./+-]+\.(?:[chS]|rs):\d+(?: \[inline\])?$"
 )
 # 32-bit ARM: "(caller) from (callee's caller)"; each line names the frame and its caller.
 _FROM = re.compile(

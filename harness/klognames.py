@@ -49,76 +49,81 @@ rust_helper_\w+ .*rust_begin_unwind core::panicking::.*
 __x86_\w*thunk\w* retpoline_\w+ srso_\w+ __sanitizer_\w+ write_comp_data check_kcov_mode
 # Exceptions and their entry.
 do_(?:invalid_op|error_trap|trap\w*|general_protection|int3|divide_error|double_fault|bug\w*)
-do_(?:page|user_addr|kern_addr|kernel|sect|translation|und|cp|DataAbort|Prefetch)\w*
-do_(?:mem_abort|debug_exception|tag_\w+|sp_pc_abort|undefinstr|alignment\w*|bad\w*|address_error)
+do_(?:page|user_addr|kern_addr|kernel|sect|translation|und|cp)_fault do_(?:Data|Prefetch)Abort
+do_(?:mem_abort|debug_exception|tag_\w+|sp_pc_abort|undefinstr|alignment\w*|bad|bad_area|address_error)
 do_(?:el1\w*|el0_\w+|sea|ade|be) __do_(?:page|kernel|user)_fault no_context _{0,2}bad_area\w*
 page_fault\w* kernelmode_fixup_or_oops (?:asm_|__)?exc_\w+ (?:async_|double_)?page_fault invalid_op
 general_protection divide_error error_(?:entry|code|exit) handle_exception el1[th]?_\w+
-el1h?_\d+_\w+ die_kernel_fault mm_fault_error spurious_\w+ \w*stack_overflow\w* __bad_stack
-call_on_stack\w* __[dp]abt_\w+ __und_\w+ vector_\w+ machine_check\w* stack_segment arm_notify_die
-baddataabort (?:asm_)?sysvec_\w+ bad_mode common_(?:interrupt|exception)\w*
+el1h?_\d+_\w+ die_kernel_fault mm_fault_error spurious_(?:kernel_)?fault\w* \w*stack_overflow\w*
+__bad_stack call_on_stack\w* __[dp]abt_\w+ __und_\w+ vector_(?:dabt|pabt|und|swi|irq|fiq)\w*
+machine_check\w* stack_segment arm_notify_die baddataabort (?:asm_)?sysvec_\w+ bad_mode
+common_(?:interrupt|exception)\w*
 # Sanitizers.
 _{0,3}kasan_\w+ _{2,3}h?w?asan_\w+ check_memory_region\w* (?:memory|bytes)_is_\w+ hw_tags\w*
-(?:start|end)_report describe_\w+ object_is_\w+ quarantine_\w+ qlink_\w+ poison_\w+ set_track
-get_\w+_bug_type set_report_info check_(?:access|region_inline) tag_check_\w+ tagged_\w+_fault
+(?:start|end)_report describe_object\w* object_is_\w+ quarantine_\w+ qlink_\w+
+poison_(?:slab|kmalloc|object|page|element)\w* set_track get_\w+_bug_type set_report_info
+check_(?:access|region_inline) tag_check_\w+ tagged_\w+_fault
 _{0,2}(?:kcsan|kmsan|msan|tsan|kfence|csan)_\w+ find_watchpoint __tsan\w* __msan\w*
 # Strings, memory, formatting, checksums, hashes.
 _{0,2}(?:x86_|pi_)?mem(?:cpy|move|set|cmp|chr|scan|zero|dup)\w*
 _{0,2}(?:pi_)?str(?:n?cpy|scpy|n?cmp|n?casecmp|n?len|n?chr|rchr|n?cat|lcpy|lcat|n?str|pbrk)\w*
 _{0,2}str(?:n?dup|sep|c?spn|im|size)\w* clear_page\w* copy_page(?:_erms|_rep)? copy_highpage
 __arch_(?:copy|clear)_\w+ raw_copy_\w+ v?s?c?n?printf v?sn?c?printf kv?asprintf\w* kvasprintf\w*
-string(?:_nocheck)? format_decode pointer number bcmp bitmap_\w+ __bitmap_\w+
+string(?:_nocheck)? format_decode pointer number bcmp
+_{0,2}bitmap_(?:set|clear|and|or|weight|copy|zero|fill|find|parse|empty|full|equal|subset)\w*
 _?find_(?:next|first|last|nth)_\w*bit\w* hex_dump_to_buffer \w*copy_(?:to|from|in)_user\w*
 _{0,2}copy_(?:to|from)_\w*(?:iter|nofault)\w* simple_copy_to_iter copy_user_\w+ copy(?:in|out)\w*
 (?:_{0,2}|_)clear_user\w* _{0,2}(?:get|put)_user\w* _{0,2}probe_kernel_\w+ __check_\w*object\w*
-check_(?:heap|stack|kernel_text|bogus)_\w+ usercopy_\w+ strict_\w+_iter instrument_\w+ iov_iter_\w+
-_?csum_\w+ rep_(?:movs|stos)\w* _{0,2}jhash\w* siphash\w* \w*crc\w*(?:le|be|itu|16|32|t)\w*
-(?:get|put)_unaligned\w* __f?swab\w* nla_(?:strn?cmp|strs?cpy|memcpy|memcmp|put\w*|reserve\w*)
+check_(?:heap|stack|kernel_text|bogus)_\w+ usercopy_\w+ strict_\w+_iter instrument_\w+  _?csum_\w+
+rep_(?:movs|stos)\w* _{0,2}jhash\w* siphash\w* \w*crc\w*(?:le|be|itu|16|32|t)\w*
+(?:get|put)_unaligned\w* __f?swab\w*
 # Allocators.
-_{0,3}k[mvz]*alloc\w* \w*krealloc\w* _{0,2}kv?z?free\w* kvfree\w* kfree_\w+ do_slab_free
-_{0,2}kmem_cache_\w+ _{0,3}slab_\w+ \w*cache_(?:free|alloc|from|grow)\w* slub_\w+
-free_(?:debug|to_partial|consistency|partial|large|unref|the|hot_cold|one|pcppages|frozen)\w*
+_{0,3}k[mvz]*alloc\w* \w*krealloc\w* _{0,2}kv?z?free\w* kvfree(?:_call_rcu|_sensitive)?
+kfree_(?:const|sensitive|bulk) do_slab_free _{0,2}kmem_cache_\w+ _{0,3}slab_\w+
+\w*cache_(?:free|alloc|from|grow)\w* slub_\w+
+free_(?:debug_processing|to_partial_list|consistency_checks|large_kmalloc|unref_\w+|the_page|hot_cold_page|one_page|pcppages_bulk|frozen_pages\w*)
 alloc_(?:debug|slab|pages?|frozen|percpu)\w* _{0,2}alloc_(?:pages|frozen|percpu)\w* allocate_slab
-_{0,3}new_slab\w* get_(?:partial|from_\w+|page_from_freelist) kmemdup\w* kstrn?dup\w* \w*memdup\w*
-kmalloc_\w+ large_kmalloc\w* kmemleak_\w+ _{0,2}get_free_pages?\w* prep_new_page post_alloc_hook
-_{0,2}rmqueue\w* _{0,2}free_pages?\w* __free_\w+ _{0,2}put_page _{0,2}folio_put\w*
+_{0,3}new_slab\w* get_(?:from_)?(?:any_)?partial\w* get_page_from_freelist kmemdup\w* kstrn?dup\w*
+\w*memdup\w* kmalloc_(?:order|large|slab|node|trace|reserve|array|fix)\w* large_kmalloc\w*
+kmemleak_\w+ _{0,2}get_free_pages?\w* prep_new_page post_alloc_hook _{0,2}rmqueue\w*
+_{0,2}free_pages?\w* __free_(?:pages\w*|slab|one_page|object) _{0,2}put_page _{0,2}folio_put\w*
 check_(?:slab|object|bytes_and_report) init_object on_freelist verify_mem_\w+ list_slab_objects
 fallback_alloc _{0,2}vmalloc\w* _{0,2}v(?:free|zalloc|realloc|malloc|unmap)\w* vmap_\w+_range\w*
-\w*should_fail\w* fail_dump memalloc_\w+ pcpu_\w+ mempool_\w+ \w+_noprof create_object
-dma_(?:alloc|free|pool)_\w+ get_random_\w+ sg_(?:next|init|alloc|free|miter|copy)\w*
+\w*should_fail\w* fail_dump memalloc_\w+ pcpu_\w+ mempool_(?:alloc|free|kmalloc|kfree)\w*
+\w*(?:alloc|dup)\w*_noprof
 # Containers, counters, single bits.
-_{0,2}(?:h|p|k|ll|b)?list_\w+ _{0,2}hlist_\w+ _{0,3}rb_\w+ _{0,2}refcount_\w+ kref_\w+
-_?(?:raw_|arch_)?atomic(?:64|_long)?_\w+ _{0,2}(?:arch_)?(?:test|set|clear|change)_\w*bit\w*
-__?c?m?p?xchg\w* __?cmpxchg\w* _{0,2}(?:read|write)_once\w* READ_ONCE\w* read_word_at_a_time
+_{0,2}h?list_(?:add|del|move|replace|splice|empty|cut|swap|rotate|is_|first|bulk|unhashed)\w*
+[pk]list_(?:add|del|init|next|remove|dec|put)\w* llist_(?:add|del|reverse)\w*
+_{0,3}rb_(?:erase|insert|next|prev|first|last|replace|find|add|link|rotate)\w* __rb_\w+
+_{0,2}refcount_\w+ kref_\w+ _?(?:raw_|arch_)?atomic(?:64|_long)?_\w+
+_{0,2}(?:arch_)?(?:test|set|clear|change)_\w*bit\w* __?c?m?p?xchg\w* __?cmpxchg\w*
+_{0,2}(?:read|write)_once\w* READ_ONCE\w* read_word_at_a_time
 rcu_(?:read_\w+|dereference\w*|lock_\w+|is_\w+) __rcu_(?:dereference|access)\w* xas_\w+
-_{0,2}xa_\w+ _{0,2}radix_tree_\w+ _{0,2}id[ra]_\w+ (?:mt|mas|mtree|mab)_\w+ lockref_\w+
-interval_tree_\w+ bitmap\w+ percpu_(?:ref|counter)_\w+ _{0,2}percpu_counter_\w+
+_{0,2}xa_\w+
 # Locks and their checkers.
 _{0,3}(?:raw_)?(?:spin|read|write)_(?:lock|unlock|trylock|rt_\w+)\w* _{0,2}(?:do_)?raw_\w+ _raw_\w+
-(?:native_)?queued_\w+ _{0,2}pv_\w+ osq_\w+ _{0,2}mutex_\w+ _{0,2}ww_\w+ _{0,2}rt_mutex\w*
-rtlock_\w+ _{0,3}down(?:_\w+)? _{0,2}up(?:_(?:read|write)\w*)? _{0,2}rwsem_\w+ call_rwsem_\w+
+(?:native_)?queued_\w+ _{0,2}pv_(?:queued|wait|kick|init|hybrid)\w* osq_\w+ _{0,2}mutex_\w+
+_{0,2}ww_\w+ _{0,2}rt_mutex\w* rtlock_\w+ _{0,3}down(?:_\w+)? _{0,2}up(?:_(?:read|write)\w*)?
+_{0,2}rwsem_\w+ call_rwsem_\w+
 lock_(?:acquire|release|downgrade|is_held|acquired|contended|map_\w+|set_\w+)\w* __lock_\w+
 _{0,2}lock_(?:page|buffer|sock)\w* _{0,2}release_sock _{0,2}lockdep_\w+ validate_chain
-check_(?:prev|noncircular|deadlock|irq_usage|usage|wait_context|no_locks|flags|lock|nested)\w*
-check_(?:path|cycle|unlock)\w* mark_(?:lock|usage|held)\w* register_lock_class assign_lock_key
-look_up_lock_class match_held_lock find_held_lock spin_(?:bug|dump)\w* rwlock_bug valid_state
+check_(?:prevs?_add|noncircular|deadlock|irq_usage|usage\w*|wait_context|flags)
+mark_(?:lock|usage|held)\w* register_lock_class assign_lock_key look_up_lock_class match_held_lock
+find_held_lock spin_(?:bug|dump)\w* rwlock_bug valid_state
 debug_(?:lock|mutex|rt_mutex|spin|locks|check_no|object|work|timer|hrtimer|print|deactivate)\w*
 debug_(?:activate|rcu|dma|assert)\w* __debug_\w+ seq(?:count|lock)_\w+ read_seq\w* usage_match
 _{0,2}percpu_(?:down|up|rwsem|is)\w* _{0,2}ldsem_\w+ owner_on_cpu _{0,2}bit_spin_\w+
 (?:prepare|finish)_lock_switch _{0,2}local_bh_\w+ _{0,2}preempt_(?:count|schedule)\w*
 _{0,2}task_rq_lock \w+_(?:read|write)_lock
 # Called with somebody else's inode, dentry, page or buffer.
-iput(?:_final)? ihold (?:drop|inc|clear|set)_nlink mark_buffer_\w+ _{0,2}brelse (?:fast_)?dput
-retain_dentry folio_(?:un)?lock unlock_page
-folio_(?:end|start|mark|wait|get|put|test|set|clear|flag\w*|batch)_\w+ end_page_\w+
-find_(?:lock|get)_\w+ truncate_inode_pages\w* pagevec_\w+ \w*pagecache_get_\w+
-_{0,2}filemap_get_\w+ copy_(?:page|folio)_(?:to|from)_iter\w*
-# Packets and sockets.
-_{0,2}p?skb_(?:put|push|pull|trim|release|copy_bits|free|unlink|dequeue|queue|may|header)\w*
-sk_skb_reason_drop _{0,2}kfree_skb\w* _{0,2}netif_receive_skb\w* _{0,2}sk_(?:free|destruct)\w*
+iput(?:_final)? ihold (?:drop|inc|clear|set)_nlink mark_buffer_dirty\w*  (?:fast_)?dput
+retain_dentry folio_(?:un)?lock unlock_page find_(?:lock|get)_(?:entries|pages)\w*
+truncate_inode_pages\w* pagevec_\w+ copy_(?:page|folio)_(?:to|from)_iter\w*
+# Packets.
+_{0,2}p?skb_(?:put|push|pull|trim)\w*
 # The driver core, timers, work items and wait queues, on behalf of their users.
-(?:kobject|kset|devres)_\w+ device_(?:add|del|register|unregister|create|destroy|release)\w*
-device_(?:initialize|private|links)\w* add_uevent_var dev_uevent bus_(?:add|remove)_device
+(?:kobject|kset|devres)_\w+ device_(?:add|del|register|unregister|create\w*|destroy|release)
+device_(?:initialize|private_init|links_\w+) add_uevent_var dev_uevent bus_(?:add|remove)_device
 (?:get|put)_device\w* get_device_parent klist_\w+ tty_(?:un)?register_device\w* cdev_device_\w+
 (?:try_to_)?(?:del|add|mod)_timer\w* __mod_timer _{0,2}timer_delete\w* timer_(?:delete|shutdown)\w*
 _{0,2}cancel_(?:delayed_)?work\w* _{0,2}cancel_work_timer _{0,2}flush_(?:delayed_)?work\w*
@@ -127,13 +132,12 @@ try_to_wake_up complete(?:_all)? swake_up_\w+ (?:do_|_{0,2})wait_for_(?:common|c
 kthread_(?:stop|unpark|park)\w* kill_fasync usb_(?:kill|unlink|poison|free|put|get)_urb
 usb_(?:control|bulk|interrupt)_msg\w* usb_start_wait_urb usb_kill_anchored_urbs try_to_grab_pending
 lock_timer_base (?:timer|work|hrtimer)_is_static_object _{0,2}queue_(?:delayed_)?work\w*
-mod_delayed_work\w* (?:flush|drain|destroy)_workqueue __flush_workqueue
-hrtimer_(?:start|cancel|try_to_cancel|active)\w* usb_hcd_submit_urb dummy_urb_enqueue
-device_remove_\w+ detach_(?:if_pending|timer) internal_add_timer enqueue_timer insert_work
-get_work_p\w+ finish_wait (?:blocking|atomic|raw|srcu)_notifier_\w+ notifier_call_chain sysfs_\w+
-dpm_\w+ devm_\w+ class_\w+ driver_for_each_\w+ device_for_each_\w+ i2c_(?:del|unregister)_\w+
-_{0,2}unregister_client (?:hwrng|led_classdev|power_supply)_unregister rollback_registered\w*
-unregister_netdevice_(?:many|queue) (?:try_)?module_(?:get|put)\w* _{0,2}free_irq synchronize_irq
+mod_delayed_work\w* (?:flush|drain|destroy)_workqueue __flush_workqueue  usb_hcd_submit_urb
+dummy_urb_enqueue device_remove_(?:file|bin_file|groups?|attrs) detach_(?:if_pending|timer)
+internal_add_timer enqueue_timer insert_work get_work_p\w+ finish_wait   sysfs_\w+ dpm_\w+
+device_for_each_\w+ i2c_(?:del|unregister)_\w+ _{0,2}unregister_client
+(?:hwrng|led_classdev|power_supply)_unregister rollback_registered\w*
+unregister_netdevice_(?:many|queue)
 # Access to devices.
 _{0,2}raw_(?:read|write)[bwlq] logic_(?:in|out)s?[bwl] io(?:read|write)\w+ (?:read|write)[bwlq]
 """
@@ -294,13 +298,16 @@ def blocked(frames: Sequence[Frame]) -> Frame | None:
     return guilty(frames, GENERIC, _WAITING)
 
 
-def operation(stack: Sequence[Frame], *, interrupted: bool) -> Frame | None:
+def operation(
+    stack: Sequence[Frame], *, interrupted: bool = False, leftovers: bool = False
+) -> Frame | None:
     """What the innermost dispatcher of a stack had called.
 
     ``interrupted``: the detector itself ran in an interrupt on top of this stack, so everything
-    inner to the first interrupt entry is the detector's.
+    inner to the first interrupt entry is the detector's. ``leftovers``: take frames that the
+    unwinder does not vouch for, too.
     """
-    frames = [frame for frame in stack if frame.func and frame.reliable]
+    frames = [frame for frame in stack if frame.func and (frame.reliable or leftovers)]
     if interrupted:
         for n, frame in enumerate(frames):
             if _INTERRUPT.match(frame.func or ""):

@@ -111,8 +111,8 @@ _OOPS_CODE = r"(?:0000|[0-9a-f]{4}) \[#\d"
 
 # Who allocated is of no interest, but for whom.
 _LEAK = names(
-    r"\w*alloc\w* idr_get_\w+ \w*asprintf\w* pcpu_create_\w+ list_lru_init\w* \w*str\w*dup\w*"
-    r" \w*memdup\w*"
+    r"\w*alloc\w* idr_get_\w+ \w*asprintf\w* pcpu_create_\w+ create_object list_lru_init\w*"
+    r" \w*str\w*dup\w* \w*memdup\w*"
 )
 _RCU = names(r"\w*rcu\w*")
 # The kernel itself names the caller of the function that must not be preempted.
@@ -181,8 +181,8 @@ RULES: tuple[Rule, ...] = (
          _re(rf"BUG: KCSAN: assert: race in {FUNC}"),
          "KCSAN: assert: race in {frame}", Where.HEAD_FIRST),
     Rule("kcsan-pair", "KCSAN-DATARACE", "BUG: KCSAN: ",
-         _re(rf"BUG: KCSAN: (?P<bug>[a-z-]+) in {FUNC} / (?P<func2>[\w.]+)\+0x"),
-         "KCSAN: {bug} in {frame} / {func2}", Where.HEAD_FIRST),
+         _re(r"BUG: KCSAN: (?P<bug>[a-z-]+) in (?P<func>[\w.]+) / (?P<func2>[\w.]+)"),
+         "KCSAN: {bug} in {func} / {func2}", Where.HEAD_FIRST),
     Rule("kcsan", "KCSAN-DATARACE", "BUG: KCSAN: ",
          _re(rf"BUG: KCSAN: (?P<bug>[a-z-]+) in {FUNC}"),
          "KCSAN: {bug} in {frame}", Where.HEAD_FIRST),
@@ -339,7 +339,7 @@ RULES: tuple[Rule, ...] = (
     # ---- memory bookkeeping -------------------------------------------------------------------
     Rule("page-state", "OTHER", "BUG: Bad page ",
          _re(r"BUG: Bad page (?P<what>state|map|cache) in process"),
-         "BUG: Bad page {what} in {frame}", Where.TRACE),
+         "BUG: Bad page {what} in {frame}", Where.FIRST, skip=(GENERIC, _LEAK)),
     Rule("rss", "OTHER", "BUG: Bad rss-counter", _re(r"BUG: Bad rss-counter state"),
          "BUG: Bad rss-counter state", alone=True),
     Rule("pgtables", "OTHER", "BUG: non-zero ", _re(r"BUG: non-zero (?P<what>\w+) on freeing mm"),

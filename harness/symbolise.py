@@ -123,13 +123,13 @@ _FRAME = re.compile(rf"(?<![\w.])(?P<func>[A-Za-z_][\w.$]*){_OFFSET}{_IN_MODULE}
 # A frame or program counter without a name; the rest of the line must not be hexadecimal too,
 # or it is a dump of memory or registers.
 _BARE = re.compile(
-    r"(?P<head>(?:^|\])\s+(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?"
+    r"(?P<head>(?:^|\])\s+(?:\? )?(?:\[<[^>]+>\] )?(?:\? )?"
     r"|RIP: 0010:(?:\[<[0-9a-f]+>\] {1,2})?|(?:PC is at|pc :) (?:\[<)?"
     r"|, kernel paging request at |for address: |paging request at (?:virtual address )?)"
     r"(?P<addr>0x[0-9a-f]{8,16}|(?<=address: )[0-9a-f]{8,16}|(?<= at )[0-9a-f]{8,16})(?=\s*$)"
 )
 _STACK_LINE = re.compile(
-    r"^(?:<\d+>)?(?:\[[\s\d.]+\])?(?:\[\s*[TC]\d+\])?\s+(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?$"
+    r"^(?:<\d+>)?(?:\[[\s\d.]+\])?(?:\[\s*[TC]\d+\])?\s+(?:\? )?(?:\[<[^>]+>\] )?(?:\? )?$"
 )
 _PC_LINE = re.compile(r"(?:RIP: \d+:|PC is at |pc : |NIP \[[0-9a-f]+\] |epc : )$")
 _STAMP = re.compile(r"\[\s*(\d+)\.(\d{6})\]")
@@ -341,6 +341,6 @@ def _annotate(line: str, tokens: Iterable[_Token], places: dict[_Spot, tuple[_Pl
         pieces += [line[at : token.end], " ", found[-1].where]
         at = token.end
         if token.is_frame:
-            prefix = re.sub(r"\[<[0-9a-f]+>\] *", "", line[: token.start])
+            prefix = re.sub(r"\[<[^>]+>\] *", "", line[: token.start])
             inlined += [f"{prefix}{place.function} {place.where} [inline]" for place in found[:-1]]
     return "\n".join([*inlined, "".join([*pieces, line[at:]])])

@@ -28,6 +28,7 @@ def lines(text: str) -> list[tuple[Line, tuple[Frame, ...]]]:
         (" foo+0x1a/0x80 [bar 0123456789abcdef]", Frame("foo", module="bar")),
         (" [<ffffffff81234567>] foo+0x1a/0x80", Frame("foo")),
         (" [<ffffffff81234567>] ? foo+0x1a/0x80", Frame("foo", reliable=False)),
+        ("    [<(____ptrval____)>] foo+0x1a/0x80", Frame("foo")),
         (" <IRQ>  [<ffffffff81234567>] foo+0x1a/0x80", Frame("foo")),
         (" foo.isra.0.cold+0x1a/0x80 file.c:12", Frame("foo")),
         (" 0xffffffffa0001234", Frame(None, addr="ffffffffa0001234")),
@@ -65,6 +66,7 @@ def test_arm_line_holds_frame_and_caller() -> None:
         "Modules linked in: foo bar",
         "Hardware name: QEMU Standard PC",
         "foo: loaded at 12:30",
+        "invalid mapping:0000000000001234",
         "",
     ],
 )

@@ -15,6 +15,7 @@ ROWS = (
     ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
     ("klogrules", "store", "elf", "scenario"),
+    ("klogextent",),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal"),
     ("kernels", "image", "verdict"),
     ("modules", "keys", "template"),

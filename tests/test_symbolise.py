@@ -178,7 +178,15 @@ def test_address_outside_the_code_is_named_by_offset(ko: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["RIP: 0010:{}", " {}", "  ? {}", "[    5.000000]  {}", "[    5.000000][ T12]  ? {}"]
+    "line",
+    [
+        "RIP: 0010:{}",
+        " {}",
+        "  ? {}",
+        "[    5.000000]  {}",
+        "[    5.000000][ T12]  ? {}",
+        "    [<(____ptrval____)>] {}",
+    ],
 )
 def test_bare_frames_of_a_report_are_named(ko: Path, line: str) -> None:
     at = place_of(ko, "pool_get") + 1

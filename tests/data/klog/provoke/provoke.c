@@ -12,6 +12,7 @@
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/device.h>
+#include <linux/etherdevice.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/interrupt.h>
@@ -21,6 +22,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/netdevice.h>
 #include <linux/proc_fs.h>
 #include <linux/rcupdate.h>
 #include <linux/refcount.h>
@@ -326,6 +328,61 @@ static noinline void lock_no_key(void)
 	kfree(v);
 }
 
+static noinline void lock_nest_not_held(void)
+{
+	mutex_lock_nest_lock(&lock_a, &lock_b);
+}
+
+/* Two locks of one class under two names. */
+static noinline void lock_class_twice(void)
+{
+	static struct lock_class_key key;
+	static struct mutex one, two;
+
+	__mutex_init(&one, "one", &key);
+	__mutex_init(&two, "two", &key);
+	mutex_lock(&one);
+	mutex_unlock(&one);
+	mutex_lock(&two);
+	mutex_unlock(&two);
+}
+
+static noinline void spin_bad_magic(void)
+{
+	struct victim *v = kzalloc(sizeof(*v), GFP_KERNEL);
+
+	spin_lock_init(&v->lock);
+	v->lock.rlock.magic = 0;
+	spin_lock(&v->lock);
+	spin_unlock(&v->lock);
+	kfree(v);
+}
+
+static int end_with_lock(void *unused)
+{
+	mutex_lock(&lock_a);
+	return 0;
+}
+
+static noinline void thread_keeps_lock(void)
+{
+	kthread_run(end_with_lock, NULL, "keeper");
+	msleep(200);
+}
+
+static void work_with_lock(struct work_struct *work)
+{
+	mutex_lock(&lock_a);
+}
+
+static noinline void work_keeps_lock(void)
+{
+	static DECLARE_WORK(work, work_with_lock);
+
+	schedule_work(&work);
+	msleep(200);
+}
+
 static ssize_t locked_write(struct file *f, const char __user *b, size_t n, loff_t *p)
 {
 	mutex_lock(&lock_a);
@@ -512,13 +569,26 @@ static noinline void slab_poison(void)
 	kmem_cache_destroy(c);
 }
 
+/* Sizes that make no sense. */
+static noinline void vmalloc_zero(void)
+{
+	vfree(vmalloc(HIDE(0UL)));
+}
+
+static noinline void kvmalloc_huge(void)
+{
+	kvfree(kvmalloc(HIDE(1UL << 33), GFP_KERNEL));
+}
+
 /* Pages. */
 static noinline void bad_page(void)
 {
-	struct page *p = alloc_page(GFP_KERNEL);
+	/* Too large for the processor's own lists, which are not checked. */
+	const unsigned int order = 5;
+	struct page *p = alloc_pages(GFP_KERNEL, order);
 
 	p->mapping = (void *)0x1234;
-	__free_page(p);
+	__free_pages(p, order);
 }
 
 /* kobjects, sysfs, proc. */
@@ -577,6 +647,19 @@ static noinline void proc_remove_full(void)
 static noinline void proc_remove_absent(void)
 {
 	remove_proc_entry("provoke_absent", NULL);
+}
+
+/* A network device that somebody still uses. */
+static noinline void netdev_held(void)
+{
+	struct net_device *dev = alloc_netdev(0, "provoke%d", NET_NAME_UNKNOWN, ether_setup);
+	static const struct net_device_ops ops;
+
+	dev->netdev_ops = &ops;
+	if (!register_netdev(dev)) {
+		dev_hold(dev);
+		unregister_netdev(dev);
+	}
 }
 
 /* kmemleak. */
@@ -638,14 +721,8 @@ static noinline void busy_fs(void)
 
 /* Bugs that need the module to be gone. */
 static struct timer_list late_timer;
-static struct rcu_head late_rcu;
 
 static void late_timer_fn(struct timer_list *t)
-{
-	pr_info("too late\n");
-}
-
-static void late_rcu_fn(struct rcu_head *head)
 {
 	pr_info("too late\n");
 }
@@ -654,10 +731,6 @@ static noinline void timer_outlives(void)
 {
 	timer_setup(&late_timer, late_timer_fn, 0);
 	mod_timer(&late_timer, jiffies + HZ);
-}
-
-static noinline void rcu_outlives(void)
-{
 }
 
 static int late_thread(void *unused)
@@ -698,6 +771,8 @@ static const struct provocation {
 	P(bug_on), P(warn), P(warn_on_once), P(provoke_panic), P(lock_circular),
 	P(lock_recursive), P(lock_inconsistent), P(lock_irq_unsafe),
 	P(lock_unbalanced), P(lock_held_freed), P(lock_no_key), P(lock_to_user),
+	P(lock_nest_not_held), P(lock_class_twice), P(spin_bad_magic), P(thread_keeps_lock),
+	P(work_keeps_lock), P(vmalloc_zero), P(kvmalloc_huge), P(netdev_held),
 	P(rcu_unprotected), P(sleep_in_atomic), P(schedule_in_atomic),
 	P(spin_without_preemption), P(spin_in_rcu), P(never_completed), P(lock_never_released),
 	P(list_double_add), P(list_del_twice), P(refcount_underflow), P(refcount_inc_zero),
@@ -706,7 +781,7 @@ static const struct provocation {
 	P(sysfs_duplicate), P(kobject_init_twice), P(kobject_put_uninit),
 	P(device_without_release), P(sysfs_remove_absent), P(proc_duplicate),
 	P(proc_remove_full), P(proc_remove_absent), P(leak), { "busy_inode", busy_fs },
-	{ "busy_dentry", busy_fs }, P(timer_outlives), P(rcu_outlives), P(thread_outlives),
+	{ "busy_dentry", busy_fs }, P(timer_outlives), P(thread_outlives),
 	P(kmod_outlives),
 };
 
@@ -726,8 +801,6 @@ static int __init provoke_init(void)
 
 static void __exit provoke_exit(void)
 {
-	if (!strcmp(what, "rcu_outlives"))
-		call_rcu(&late_rcu, late_rcu_fn);
 }
 
 module_init(provoke_init);
