@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def stress(arguments: argparse.Namespace) -> ExitStatus:
                 row, trials = _run_stint(made, family, stint, arguments, progress)
                 rows.append(row)
                 records += trials
-    Console().print(report.verdict_table(rows))
+    # A log file has no width of its own, and a folded command cannot be pasted.
+    Console(width=None if sys.stdout.isatty() else 200).print(report.verdict_table(rows))
     if arguments.json:
         report.write_json(arguments.json, {"trials": records})
     return ExitStatus.OK if all(row.agrees for row in rows) else ExitStatus.FINDINGS

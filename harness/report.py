@@ -65,7 +65,7 @@ def verdict_table(rows: Iterable[Row]) -> Table:
     """Return the table that ``make stress`` ends with."""
     table = Table(title="verdicts", title_justify="left", expand=False)
     for name in ("module", "variant", "lane"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     table.add_column("trials", justify="right")
     table.add_column("caught after", justify="right")
     table.add_column("finding", overflow="fold")
