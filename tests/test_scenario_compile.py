@@ -10,7 +10,13 @@ from harness.program import Loop, Op, Program
 from harness.scenario import SCENARIOS, load_scenario, parse_scenario
 from harness.scenario_compile import compile_program
 
-_BINDINGS = {"ko": "/m/poolfs.ko", "module": "poolfs", "fstype": "poolfs", "mnt": "/mnt"}
+_BINDINGS = {
+    "ko": "/m/poolfs.ko",
+    "module": "poolfs",
+    "fstype": "poolfs",
+    "mnt": "/mnt",
+    "refused_options": "max_bytes=1",
+}
 
 _TEXT = """\
 about: test

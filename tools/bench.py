@@ -32,7 +32,7 @@ from harness.template import BOOT_LIMIT_S, Base, Template, scratch_folder, start
 
 SMALLEST = """
 about: One system call, to see how soon a guest answers.
-surfaces: []
+surfaces: [module]
 lanes: {det: {bound_us: 1000000}, smp: {bound_us: 1000000}}
 actors:
   - {name: one, repeat: 1, do: [{stat: /}]}
