@@ -25,6 +25,8 @@ class Section:
     noun: str
     #: Lines that come and go on a healthy kernel.
     ignore: str = r"(?!)"
+    #: Folders of a tree that are left out.
+    skip: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ SECTIONS = (
     Section("device", "lines", "/proc/devices", "device number"),
     Section("misc", "lines", "/proc/misc", "misc device"),
     Section("node", "tree", "/dev", "device node", r"/dev/pts/\d+"),
-    Section("thread", "kthreads", "-", "kernel thread", _BUSY_THREADS),
+    Section("thread", "kthreads", "/proc", "kernel thread", _BUSY_THREADS),
     Section("mount", "lines", "/proc/self/mounts", "mount"),
     Section("interface", "names", "/sys/class/net", "network interface"),
     Section("sysfs", "tree", "/sys/block", "sysfs entry"),
@@ -60,7 +62,8 @@ SECTIONS = (
     Section("procfs", "names", "/proc", "proc entry", r"\d+"),
     Section("procfs", "tree", "/proc/fs", "proc entry"),
     Section("procfs", "tree", "/proc/driver", "proc entry"),
-    Section("sysctl", "tree", "/proc/sys", "sysctl"),
+    # One folder for each interface and protocol: interfaces are named above.
+    Section("sysctl", "tree", "/proc/sys", "sysctl", skip=("/proc/sys/net/ipv4",)),
     Section("protocol", "first", "/proc/net/protocols", "network protocol"),
     Section("probe", "lines", "/sys/kernel/debug/kprobes/list", "kprobe"),
     Section("ioport", "lines", "/proc/ioports", "I/O port range"),
@@ -70,7 +73,10 @@ SECTIONS = (
 
 def specification() -> str:
     """Return the text that tells the executor what to read."""
-    return "".join(f"{section.name} {section.kind} {section.path}\n" for section in SECTIONS)
+    return "".join(
+        " ".join((section.name, section.kind, section.path, *section.skip)) + "\n"
+        for section in SECTIONS
+    )
 
 
 def residue(changes: Iterable[Change]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, cpio, store
+from harness import __version__, store
 from harness.errors import UsageError
 from harness.machine import Lane
 from harness.trial import Trial, TrialResult, TrialSpec
@@ -48,7 +48,7 @@ class Bundle:
 
 
 def write_bundle(
-    root: Path, trial: Trial, result: TrialResult, payload: Mapping[str, cpio.Entry], decoded: str
+    root: Path, trial: Trial, result: TrialResult, payload: bytes, decoded: str
 ) -> Path:
     """Write a trial's bundle below a folder; one of the same name is replaced.
 
@@ -73,12 +73,9 @@ def write_bundle(
     return path
 
 
-def _fill(
-    folder: Path, trial: Trial, result: TrialResult, payload: Mapping[str, cpio.Entry], decoded: str
-) -> None:
-    archive = cpio.archive(payload)
+def _fill(folder: Path, trial: Trial, result: TrialResult, payload: bytes, decoded: str) -> None:
     (folder / "program.txt").write_bytes(trial.program)
-    (folder / "payload.cpio").write_bytes(archive)
+    (folder / "payload.cpio").write_bytes(payload)
     (folder / "console.log").write_bytes(result.evidence.console)
     (folder / "report.jsonl").write_bytes(result.evidence.report)
     (folder / "findings.txt").write_text(decoded)
@@ -97,7 +94,7 @@ def _fill(
         ],
         "sha256": {
             "program.txt": store.digest_bytes(trial.program),
-            "payload.cpio": store.digest_bytes(archive),
+            "payload.cpio": store.digest_bytes(payload),
             "console.log": store.digest_bytes(result.evidence.console),
             **{f"modules/{name}.ko": store.digest_file(ko) for name, ko in trial.symbols.items()},
         },

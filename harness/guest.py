@@ -21,6 +21,7 @@ from harness import cpio, klog, store, terminal
 from harness.deadline import Deadline
 from harness.errors import GuestError, QemuError
 from harness.keys import Keys, machine_keys
+from harness.modules import Module
 from harness.qemu import Qemu
 from harness.template import (
     NO_INPUT,
@@ -51,6 +52,10 @@ class Output:
     def text(self) -> str:
         """Standard output as text, without the last newline."""
         return self.stdout.decode(errors="backslashreplace").rstrip("\n")
+
+
+class UnloadFailed(AssertionError):
+    """A module did not load or unload: the module's doing, and so a failing test."""
 
 
 class Guest:
@@ -104,6 +109,26 @@ class Guest:
     def get(self, path: str, *, deadline: Deadline) -> bytes:
         """Read a file of the guest."""
         return self.run(f"cat {shlex.quote(path)}", deadline=deadline).stdout
+
+    @contextlib.contextmanager
+    def loaded(self, module: Module, parameters: str = "") -> Iterator[None]:
+        """Load a module for the length of a ``with`` block, and unload it afterwards.
+
+        Raises:
+            UnloadFailed: it does not load or unload; with what insmod or rmmod said.
+        """
+        deadline = Deadline.after(CONNECT_LIMIT_S)
+        path = f"/tmp/{module.name}.ko"
+        self.put(module.stripped.read_bytes(), path, deadline=deadline)
+        self._or_fail(f"insmod {path} {parameters}", deadline)
+        yield
+        self._or_fail(f"rmmod {module.name}", Deadline.after(CONNECT_LIMIT_S))
+
+    def _or_fail(self, command: str, deadline: Deadline) -> None:
+        done = self.run(command, deadline=deadline, check=False)
+        if done.status != 0:
+            said = done.stderr.decode(errors="backslashreplace").strip()
+            raise UnloadFailed(f"`{command}` failed in the guest: {said}")
 
     def interact(self) -> None:
         """Connect a terminal to a shell in the guest until it ends.

@@ -7,11 +7,11 @@ the kernel, the image and each template once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness import (
     accel,
@@ -19,6 +19,7 @@ from harness import (
     cpio,
     kernels,
     modules,
+    program,
     scenario,
     scenario_compile,
     store,
@@ -44,17 +45,21 @@ def _quiet(what: str, done: float | None) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """What trials are run on: one variant of a module, ready in a guest."""
+    """What trials are run on: one variant of a module, compiled; one object for each."""
 
     family: Family
     module: Module
-    template: Template
-    payload: Mapping[str, cpio.Entry]
+    payload: tuple[tuple[str, cpio.Entry], ...]
     kernel: str
     profile: str
     lane: Lane
+
+    @property
+    def archive(self) -> bytes:
+        """The payload as it goes into the guest."""
+        return cpio.archive(dict(self.payload))
 
 
 class Lab:
@@ -84,17 +89,19 @@ class Lab:
         return accel.probe(self.cache, kernel, image, find_qemu(), self.progress)
 
     @functools.cache  # noqa: B019
-    def base(self, name: str, profile: str, lane: Lane) -> Base:
+    def base(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Base:
         """Return what the guests of a lane are made of."""
         accelerator = Accelerator.TCG
         if lane is Lane.SMP and accel.may_work():
             accelerator = accel.best(self.probes(name, profile))
-        return Base(self.kernel(name, profile), self.image(), find_qemu(), lane, accelerator)
+        kernel = self.kernel(name, profile)
+        return Base(kernel, self.image(), find_qemu(), lane, accelerator, leaks)
 
     @functools.cache  # noqa: B019
-    def booted(self, name: str, profile: str, lane: Lane) -> Template:
+    def booted(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Template:
         """Return the template of a freshly booted kernel."""
-        return template.boot_template(self.cache, self.base(name, profile, lane), self.progress)
+        base = self.base(name, profile, lane, leaks)
+        return template.boot_template(self.cache, base, self.progress)
 
     @functools.cache  # noqa: B019
     def ssh(self, name: str, profile: str, lane: Lane) -> tuple[Template, Keys]:
@@ -115,14 +122,20 @@ class Lab:
         modules.find_variant(family, variant)
         kernels.load_recipe(name, profile)
         module = self.build(folder, variant, name, profile)
-        payload = module.payload()
-        stacked = template.stack_template(
-            self.cache, self.booted(name, profile, lane), cpio.archive(payload), self.progress
-        )
-        return Subject(family, module, stacked, payload, name, profile, lane)
+        return Subject(family, module, module.payload(), name, profile, lane)
+
+    @functools.cache  # noqa: B019
+    def prepared(self, subject: Subject, leaks: bool) -> Template:
+        """Return the template in which a subject's trials start."""
+        below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)
+        return template.stack_template(self.cache, below, subject.archive, self.progress)
 
     def trial(self, subject: Subject, plan: Scenario, seed: int) -> Trial:
-        """Return a trial of a subject: a scenario with a seed."""
+        """Return a trial of a subject: a scenario with a seed.
+
+        Leaks are looked for with seed 0 only: whether memory
+        is lost does not hang on the schedule, and looking takes long.
+        """
         bindings = {
             "module": subject.module.name,
             "ko": f"/payload/{subject.module.name}.ko",
@@ -132,6 +145,7 @@ class Lab:
         compiled = scenario_compile.compile_program(
             plan, seed=seed, bindings=bindings, lane=subject.lane.value
         )
+        compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and seed == 0)
         spec = TrialSpec(
             module=subject.family.name,
             variant=subject.module.variant,
@@ -143,7 +157,7 @@ class Lab:
         )
         return Trial(
             spec=spec,
-            template=subject.template,
+            template=self.prepared(subject, compiled.kmemleak),
             program=compiled.serialise(),
             bound_s=compiled.bound_us / 1e6,
             symbols={subject.module.name: subject.module.ko},
@@ -152,7 +166,8 @@ class Lab:
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
         spec = found.spec
-        booted = self.booted(spec.kernel, spec.profile, spec.lane)
+        leaks = program.Program.parse(found.program).kmemleak
+        booted = self.booted(spec.kernel, spec.profile, spec.lane, leaks)
         stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
         trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols)
         now = bundle.made_of(trial)
@@ -218,10 +233,12 @@ def run_trials(
                 yield trial, result
 
 
-def decoded(result: TrialResult, vmlinux: Path) -> str:
+def decoded(result: TrialResult, kernel: Kernel) -> str:
     """Return a result's findings as text, with functions and source lines."""
     parts = []
     for finding in result.findings:
-        text = symbolise.decode(finding.detail, vmlinux=vmlinux, modules=result.lives)
+        text = symbolise.decode(finding.detail, vmlinux=kernel.vmlinux, modules=result.lives)
+        # Assembly files are named in full; where this machine keeps them is nobody's business.
+        text = text.replace(f"{kernel.source}/", "")
         parts.append(f"{finding.title}\n\n{text}\n" if text else f"{finding.title}\n")
     return "\n".join(parts)

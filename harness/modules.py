@@ -30,6 +30,9 @@ GOOD = "good"
 #: Compiling one module; a bound, not an estimate.
 _BUILD_LIMIT_S = 1800.0
 
+#: What is done with a module of which nothing is known.
+_ANY = ("cycle",)
+
 _SOURCES = ("*.c", "*.h", "*.S", "*.mk", "Kbuild", "Makefile", "Kconfig")
 
 Progress = Callable[[str, float | None], None]
@@ -81,9 +84,9 @@ class Module:
     #: ``vermagic`` of its modinfo.
     vermagic: str
 
-    def payload(self) -> dict[str, cpio.Entry]:
+    def payload(self) -> tuple[tuple[str, cpio.Entry], ...]:
         """Return what a guest needs to load it; debug information stays outside."""
-        return {f"payload/{self.name}.ko": cpio.Entry(self.stripped.read_bytes())}
+        return ((f"payload/{self.name}.ko", cpio.Entry(self.stripped.read_bytes())),)
 
     @property
     def stripped(self) -> Path:
@@ -91,12 +94,14 @@ class Module:
 
 
 def find_family(name: str) -> Family:
-    """Read a family by its folder, or by name under ``kmods/``.
+    """Read a family by its folder, by name under ``kmods/``, or take a compiled ``.ko``.
 
     Raises:
         UsageError: no such folder, no Kbuild file, or a malformed ``module.yaml``.
     """
     folder = Path(name)
+    if folder.suffix == ".ko" and folder.is_file():
+        return Family(name=folder.stem.replace("-", "_"), scenarios=_ANY, folder=folder.resolve())
     if not folder.is_dir():
         folder = data_dir("kmods") / name
     if not folder.is_dir():
@@ -125,7 +130,7 @@ def load_family(folder: Path) -> Family:
     """
     path = folder / "module.yaml"
     if not path.is_file():
-        return Family(name=_object_name(folder), folder=folder)
+        return Family(name=_object_name(folder), scenarios=_ANY, folder=folder)
     try:
         content = yaml.safe_load(path.read_text())
         family = Family.model_validate(content)
@@ -164,6 +169,8 @@ def build_module(
         BuildError: it does not compile; carries the first error with its place.
     """
     find_variant(family, variant)
+    if family.folder.is_file():
+        return _take(cache, family, kernel)
     include = family.folder.parent / "include"
     key = store.digest(
         {
@@ -183,6 +190,32 @@ def build_module(
     path = cache.build("module", key, make, deadline=deadline)
     record = json.loads((path / "module.json").read_text())
     return Module(family.name, variant, path / f"{family.name}.ko", **record)
+
+
+def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
+    """Return a module that somebody else compiled, checked against the kernel."""
+    info = load_ko(family.folder, kernel)
+    name = info.get("name", family.name)
+    sha256 = store.digest_file(family.folder)
+    key = store.digest({"ko": sha256, "name": name})
+
+    def make(into: Path) -> None:
+        shutil.copyfile(family.folder, into / f"{name}.ko")
+        _finish(into / f"{name}.ko", info)
+
+    path = cache.build("module", key, make, deadline=Deadline.after(_BUILD_LIMIT_S))
+    record = json.loads((path / "module.json").read_text())
+    return Module(name, GOOD, path / f"{name}.ko", **record)
+
+
+def _finish(ko: Path, info: dict[str, str]) -> None:
+    """Put what is derived from a module beside it."""
+    proc.run(
+        ["strip", "--strip-debug", "-o", str(ko.with_suffix(".stripped.ko")), str(ko)],
+        deadline=Deadline.after(60),
+    )
+    record = {"sha256": store.digest_file(ko), "vermagic": info["vermagic"].strip()}
+    (ko.parent / "module.json").write_text(json.dumps(record))
 
 
 def load_ko(path: Path, kernel: Kernel) -> dict[str, str]:
@@ -207,12 +240,13 @@ def modinfo(path: Path) -> dict[str, str]:
     Raises:
         BuildError: the file is no kernel module.
     """
-    deadline = Deadline.after(60)
+    # Not objcopy: given /dev/stdout to write to, and root, it replaces the device.
     done = proc.run(
-        ["objcopy", "-O", "binary", "--only-section=.modinfo", str(path), "/dev/stdout"],
-        deadline=deadline, check=False,
+        ["readelf", "-W", "--string-dump=.modinfo", str(path)],
+        deadline=Deadline.after(60), check=False,
     )  # fmt: skip
-    fields = [field for field in done.stdout.decode(errors="replace").split("\0") if "=" in field]
+    shown = done.stdout.decode(errors="replace")
+    fields = re.findall(r"^\s*\[\s*[0-9a-f]+\]\s+(\w+=.*)$", shown, re.MULTILINE)
     if done.status != 0 or not fields:
         raise BuildError(f"{path}: not a kernel module (it has no .modinfo section)")
     info: dict[str, str] = {}
@@ -270,13 +304,8 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     ko = into / made.name
     shutil.copyfile(made, ko)
     info = load_ko(ko, kernel)
-    proc.run(
-        ["strip", "--strip-debug", "-o", str(ko.with_suffix(".stripped.ko")), str(ko)],
-        deadline=Deadline.after(60),
-    )
+    _finish(ko, info)
     # The sources stay for the excerpts of reports; what make left does not.
     for path in work.rglob("*"):
         if path.is_file() and path not in set(_sources(work)):
             path.unlink()
-    record = {"sha256": store.digest_file(ko), "vermagic": info["vermagic"].strip()}
-    (into / "module.json").write_text(json.dumps(record))

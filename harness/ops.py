@@ -115,7 +115,8 @@ class Kind(enum.Enum):
     REST = "..."
 
 
-_RANGES: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
+#: Lowest and highest value of the kinds that are numbers.
+RANGES: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
     {
         Kind.SLOT: (0, MAX_SLOTS - 1),
         Kind.MAP: (0, MAX_MAPS - 1),
@@ -131,7 +132,7 @@ _RANGES: Final[Mapping[Kind, tuple[int, int]]] = MappingProxyType(
 
 
 #: Kinds whose word is a number.
-NUMERIC: Final = frozenset(_RANGES)
+NUMERIC: Final = frozenset(RANGES)
 
 
 class _Required(enum.Enum):
@@ -283,7 +284,7 @@ def check_value(param: Param, value: Value) -> Value:
         case ((Kind.FLAGS | Kind.CHOICE | Kind.REST | Kind.PATH | Kind.TEXT | Kind.ACTOR), _):
             return _check_words(param, value)
         case kind, int() if not isinstance(value, bool):
-            return check_number(value, *_RANGES[kind])
+            return check_number(value, *RANGES[kind])
     raise ValueError(f"{param.name} is a number, not {value!r:.40}")
 
 

@@ -172,9 +172,9 @@ def run_scenario(
         result = run_trial(trial)
         if result.findings and check:
             kernel = harness_lab.kernel(kernel_name, profile_name)
-            text = lab.decoded(result, kernel.vmlinux)
+            text = lab.decoded(result, kernel)
             root = pytestconfig.rootpath / pytestconfig.getoption("--bundles")
-            path = bundle.write_bundle(root, trial, result, subject.payload, text)
+            path = bundle.write_bundle(root, trial, result, subject.archive, text)
             pytest.fail(report.failure_text(result, text, path), pytrace=False)
         return result
 

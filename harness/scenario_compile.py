@@ -28,11 +28,16 @@ MAX_RUNS: Final = 100_000_000
 
 
 def compile_program(
-    scenario: Scenario, *, seed: int, bindings: Mapping[str, str], lane: str = "det"
+    scenario: Scenario,
+    *,
+    seed: int,
+    bindings: Mapping[str, str],
+    lane: str = "det",
+    kmemleak: bool | None = None,
 ) -> Program:
     """The program of a scenario for one module, lane and seed.
 
-    ``bindings`` win over the lane's defaults.
+    ``bindings`` win over the lane's defaults, and so does ``kmemleak``.
 
     :raises UsageError: A binding is missing, the lane is unknown, or a value
         does not fit where it is put.
@@ -51,7 +56,7 @@ def compile_program(
         seed=seed,
         bound_us=budget.bound_us,
         actors=tuple(compiler.actors()),
-        kmemleak=budget.kmemleak,
+        kmemleak=budget.kmemleak if kmemleak is None else kmemleak,
         setup=compiler.nodes(scenario.setup, 0),
         teardown=compiler.nodes(scenario.teardown, 0),
     )

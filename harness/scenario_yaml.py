@@ -46,7 +46,7 @@ def place_text(place: Place) -> str:
 
 def near(word: str, known: Iterable[str]) -> str:
     """A clause that names what ``word`` may have been meant for, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    matches = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 

@@ -48,6 +48,8 @@ class Base:
     qemu: Path
     lane: Lane
     accelerator: Accelerator
+    #: With the kernel's memory leak detector.
+    leaks: bool = False
 
     def machine(
         self, folder: Path, memory: Path, *, template: bool = False, **options: bool
@@ -63,6 +65,7 @@ class Base:
             share_memory=template,
             console=folder / "console.log",
             input=folder / "input",
+            leaks=self.leaks,
             **options,
         )
 
@@ -190,6 +193,7 @@ def _anonymous(base: Base) -> Machine:
     return Machine(
         qemu=nowhere, lane=base.lane, accelerator=base.accelerator, bzimage=nowhere,
         initrd=nowhere, memory=nowhere, share_memory=True, console=nowhere, input=nowhere,
+        leaks=base.leaks,
     )  # fmt: skip
 
 

@@ -116,8 +116,12 @@ def time_limit_s(trial: Trial) -> float:
 
 
 def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.ModuleLife, ...]:
-    """Return where each module lay in each of its lives, from the executor's report."""
-    return tuple(
+    """Return where each module lay in each of its lives, from the executor's report.
+
+    A module whose lives a panic kept from being reported gets one without a
+    place: enough to find a source line by function and offset.
+    """
+    lives = [
         symbolise.ModuleLife(
             name=event["module"],
             ko=symbols[event["module"]],
@@ -128,4 +132,11 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
         )
         for event in verdict.parse_report(report)
         if event["ev"] == "life" and event["module"] in symbols
-    )
+    ]
+    known = {life.name for life in lives}
+    lives += [
+        symbolise.ModuleLife(name=name, ko=ko, base=0, size=0, load=1, unloaded_us=None)
+        for name, ko in symbols.items()
+        if name not in known
+    ]
+    return tuple(lives)

@@ -160,7 +160,10 @@ def _data(events: Iterable[Event]) -> Iterable[Finding]:
 def _errnos(events: Iterable[Event]) -> Iterable[Finding]:
     for event in events:
         operation = event.get("op", "?").split(" ")[0]
-        yield Finding(Kind.ERRNO, f"errno: {operation} returned {event['errno']}", _detail(event))
+        title = f"errno: {operation} returned {event['errno']}"
+        if (operation, event["errno"]) == ("delete_module", "ok"):
+            title = "unloaded while in use: delete_module succeeded"
+        yield Finding(Kind.ERRNO, title, _detail(event))
 
 
 def _leaks(events: Iterable[Event]) -> Iterable[Finding]:

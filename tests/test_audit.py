@@ -8,7 +8,8 @@ from harness.audit import Change
 def test_specification_has_one_line_a_section() -> None:
     lines = audit.specification().splitlines()
     assert len(lines) == len(audit.SECTIONS)
-    assert all(len(line.split(" ")) == 3 for line in lines)
+    for line, section in zip(lines, audit.SECTIONS, strict=True):
+        assert line.split(" ") == [section.name, section.kind, section.path, *section.skip]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_peer_that_goes_away(pair: tuple[Qmp, Peer]) -> None:
     qmp, peer = pair
     peer.file.close()
     peer.socket.close()
-    with pytest.raises(QemuError, match="went away|closed the connection"):
+    with pytest.raises(QemuError, match=r"went away|closed the connection"):
         qmp.command("query", soon())
 
 

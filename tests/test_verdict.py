@@ -53,6 +53,8 @@ def test_report_on_the_console_is_a_finding() -> None:
     [
         ({"ev": "unexpected", "op": "mount none", "errno": "ENOMEM"},
          (Kind.ERRNO, "errno: mount returned ENOMEM")),
+        ({"ev": "unexpected", "op": "delete_module foo", "errno": "ok"},
+         (Kind.ERRNO, "unloaded while in use: delete_module succeeded")),
         ({"ev": "data", "op": "pread 0", "offset": 3},
          (Kind.DATA, "lost data: pread returned other bytes")),
         ({"ev": "hang", "op": "umount /mnt"}, (Kind.HANG, "hang: umount did not return")),
@@ -108,7 +110,8 @@ def test_report_cut_off_by_a_panic_is_read_as_far_as_it_goes() -> None:
         ((LOADED, AUDITED, {**DETECTORS, "printk_lost": 4}, END), "lost 4 console messages"),
         ((LOADED, AUDITED, DETECTORS, {"ev": "leaks", "alive": False, "errno": "EPERM"}, END),
          "kmemleak did not work: EPERM"),
-        (({"ev": "trouble", "what": "fork", "errno": "EAGAIN"}, LOADED, END), "trouble: fork EAGAIN"),
+        (({"ev": "trouble", "what": "fork", "errno": "EAGAIN"}, LOADED, END),
+         "trouble: fork EAGAIN"),
     ],
 )  # fmt: skip
 def test_missing_evidence_is_an_error_and_never_a_pass(events: tuple, why: str) -> None:

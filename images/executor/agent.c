@@ -18,12 +18,6 @@
 #define CPIO_MAGIC	"070701"
 #define SETUP		"/payload/setup"
 
-static void event(const char *name)
-{
-	ev_begin(name);
-	ev_end_always();
-}
-
 /* Runs a shell command with some input; returns its wait status. */
 static int run_shell(const char *command, const char *input, size_t len)
 {
@@ -45,6 +39,7 @@ static int run_shell(const char *command, const char *input, size_t len)
 static void take_payload(const char *archive, size_t len)
 {
 	int status = run_shell("cd / && exec cpio -idmu", archive, len);
+	uint64_t start;
 
 	if (!status && !access(SETUP, X_OK))
 		status = run_shell(SETUP, "", 0);
@@ -56,9 +51,12 @@ static void take_payload(const char *archive, size_t len)
 	}
 	sync();
 	write_file("/proc/sys/vm/drop_caches", "3", 1);
+	start = now_us();
 	kmemleak_baseline();
 	audit_baseline();
-	event("prepared");
+	ev_begin("prepared");
+	ev_u64("took_us", now_us() - start);
+	ev_end_always();
 }
 
 static void run_text(const char *text, ssize_t len)

@@ -21,6 +21,8 @@
 /* Guest time for what comes after the actors; it has no reason to be long. */
 #define TEARDOWN_US	5000000
 #define AUDIT_US	30000000
+/* One scan for leaks takes 25 s of an emulated guest's time. */
+#define LEAKS_US	600000000
 #define KILL_WAITS	200
 #define KILL_WAIT_US	5000
 
@@ -308,7 +310,7 @@ bool run_program(const struct program *prog)
 	if (!nstuck) {
 		ok &= run_bounded("audit", audit_compare, AUDIT_US);
 		if (prog->kmemleak)
-			ok &= run_bounded("kmemleak", kmemleak_report, AUDIT_US);
+			ok &= run_bounded("kmemleak", kmemleak_report, LEAKS_US);
 	}
 	detectors_report();
 	ev_begin("end");

@@ -167,6 +167,8 @@ void tell_sums(const struct program *prog)
 			ev_begin("done");
 			ev_str("actor", prog->actor[i].name);
 			ev_u64("iterations", atomic_load(&st->iterations));
+			if (atomic_load(&st->ndata))
+				ev_u64("lost", atomic_load(&st->ndata));
 			ev_end();
 		}
 		tell_counts(prog, i);

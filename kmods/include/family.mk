@@ -8,7 +8,8 @@ ifeq ($(filter $(KMH_VARIANT),good $(mistakes)),)
 $(error KMH_VARIANT=$(KMH_VARIANT) is not one of: good $(mistakes))
 endif
 
-ccflags-y += -I$(src)/../include
+# A tail call takes its caller out of the stack traces that name findings.
+ccflags-y += -I$(src)/../include -fno-optimize-sibling-calls
 ccflags-y += -DKMH_KERNEL_MAJOR=$(VERSION) -DKMH_KERNEL_MINOR=$(PATCHLEVEL)
 ccflags-y += -DKMH_VARIANT=\"$(KMH_VARIANT)\"
 ifneq ($(KMH_VARIANT),good)

@@ -17,20 +17,6 @@
 #define KMH_KERNEL_CODE (KMH_KERNEL_MAJOR * 1000 + KMH_KERNEL_MINOR)
 #define KMH_KERNEL(major, minor) (KMH_KERNEL_CODE >= (major) * 1000 + (minor))
 
-/*
- * SLUB writes down who allocated an object, so that a complaint about objects
- * left in a cache names the culprit. A cache with a debug flag has no sheaves
- * either: since 6.18 kmem_cache_destroy() of a cache with sheaves begins with
- * an rcu_barrier(), and hides that the caller forgot his own.
- * Before 5.14 the flag of a single cache is ignored on allocation but believed
- * in the complaint, which then prints garbage.
- */
-#if KMH_KERNEL(5, 14) && defined(CONFIG_SLUB_DEBUG)
-#define KMH_SLAB_TRACK SLAB_STORE_USER
-#else
-#define KMH_SLAB_TRACK 0
-#endif
-
 /* 5.18: inodes are charged to the memory cgroup of their LRU list. */
 static inline void *kmh_alloc_inode_sb(struct super_block *sb, struct kmem_cache *cache)
 {

@@ -32,10 +32,18 @@ static unsigned long long max_bytes = 64ULL << 20;
 module_param(max_bytes, ullong, 0444);
 MODULE_PARM_DESC(max_bytes, "largest size of a file in bytes (default 64 MiB)");
 
-static struct kmem_cache *poolfs_pool;
+/**
+ * struct poolfs_pool - where inodes come from
+ * @inodes: the cache
+ * @prototype: the one object of it that belongs to no mount; holds the limits
+ *	that a mount starts with
+ */
+struct poolfs_pool {
+	struct kmem_cache *inodes;
+	struct poolfs_inode *prototype;
+};
 
-/* The one object of the pool that belongs to no mount. */
-static struct poolfs_inode *poolfs_prototype;
+static struct poolfs_pool *poolfs_pool;
 
 static bool poolfs_limits_valid(const struct poolfs_limits *limits)
 {
@@ -53,57 +61,64 @@ static void poolfs_inode_once(void *object)
 static int poolfs_init(void)
 {
 	const struct poolfs_limits limits = { .mode = mode, .max_bytes = max_bytes };
+	struct poolfs_pool *pool;
 
 	if (!poolfs_limits_valid(&limits)) {
 		pr_err("parameters mode=%o max_bytes=%llu are out of range\n", mode, max_bytes);
 		return -EINVAL;
 	}
 
-	poolfs_pool = kmem_cache_create("poolfs_inode", sizeof(struct poolfs_inode), 0,
-					SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT | KMH_SLAB_TRACK,
-					poolfs_inode_once);
-	if (!poolfs_pool)
+	pool = kzalloc(sizeof(*pool), GFP_KERNEL);
+	if (!pool)
 		return -ENOMEM;
 
-	poolfs_prototype = kmem_cache_alloc(poolfs_pool, GFP_KERNEL);
-	if (!poolfs_prototype)
+	pool->inodes = kmem_cache_create("poolfs_inode", sizeof(struct poolfs_inode), 0,
+					 SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, poolfs_inode_once);
+	if (!pool->inodes)
 		goto out_pool;
-	poolfs_prototype->limits = limits;
+
+	pool->prototype = kmem_cache_alloc(pool->inodes, GFP_KERNEL);
+	if (!pool->prototype)
+		goto out_inodes;
+
+	pool->prototype->limits = limits;
+	poolfs_pool = pool;
 	return 0;
 
+out_inodes:
+	kmem_cache_destroy(pool->inodes);
 out_pool:
-	kmem_cache_destroy(poolfs_pool);
+	kfree(pool);
 	return -ENOMEM;
-}
-
-static void poolfs_put_prototype(void)
-{
-	if (poolfs_prototype)
-		kmem_cache_free(poolfs_pool, poolfs_prototype);
-	poolfs_prototype = NULL;
 }
 
 /* Inlined, so that SLUB's "when called from" says on whose behalf. */
 static __always_inline void poolfs_destroy_pool(void)
 {
+	struct poolfs_pool *pool = poolfs_pool;
+
+	/* Whoever comes too late trips over a null pointer, not over freed memory. */
+	poolfs_pool = NULL;
+	if (!pool)
+		return;
+
 	/*
 	 * Mistake pool-busy: the pool is destroyed before the prototype is
-	 * given back. Caught by SLUB: one object remaining, allocated by
-	 * poolfs_init.
+	 * given back. Caught by SLUB: one object remaining.
 	 */
 	if (!MISTAKE(pool_busy))
-		poolfs_put_prototype();
+		kmem_cache_free(pool->inodes, pool->prototype);
 
 	/*
 	 * Mistake leak-pool: the pool survives its module. Nothing complains;
 	 * caught by the audit, which finds the cache poolfs_inode after unload.
 	 */
 	if (!MISTAKE(leak_pool))
-		kmem_cache_destroy(poolfs_pool);
+		kmem_cache_destroy(pool->inodes);
 
 	if (MISTAKE(pool_busy))
-		poolfs_put_prototype();
-	poolfs_pool = NULL;
+		kmem_cache_free(pool->inodes, pool->prototype);
+	kfree(pool);
 }
 
 static void poolfs_done(void)
@@ -113,18 +128,18 @@ static void poolfs_done(void)
 
 static struct inode *poolfs_alloc_inode(struct super_block *sb)
 {
-	struct poolfs_inode *pi = kmh_alloc_inode_sb(sb, poolfs_pool);
+	struct poolfs_inode *pi = kmh_alloc_inode_sb(sb, poolfs_pool->inodes);
 
 	if (!pi)
 		return NULL;
-	pi->limits = poolfs_prototype->limits;
+	pi->limits = poolfs_pool->prototype->limits;
 	return &pi->vfs_inode;
 }
 
 /* The VFS calls it from an RCU callback: path walks look at inodes without a lock. */
 static void poolfs_free_inode(struct inode *inode)
 {
-	kmem_cache_free(poolfs_pool, POOLFS_I(inode));
+	kmem_cache_free(poolfs_pool->inodes, POOLFS_I(inode));
 }
 
 static int poolfs_show_options(struct seq_file *m, struct dentry *root)
@@ -215,8 +230,8 @@ out_root:
 	/*
 	 * Mistake failed-mount-leak: the mount that failed keeps its root inode.
 	 * The VFS looks for forgotten inodes only in a superblock that got its
-	 * root. Caught by SLUB at unload: one object remaining for each failed
-	 * mount, allocated on behalf of poolfs_fill_super; and by kmemleak.
+	 * root. Caught by SLUB at unload (one object remaining for each failed
+	 * mount) and by kmemleak.
 	 */
 	if (!MISTAKE(failed_mount_leak))
 		iput(root);
@@ -241,8 +256,8 @@ static const struct fs_context_operations poolfs_context_operations = {
 
 static int poolfs_init_fs_context(struct fs_context *fc)
 {
-	fc->fs_private = kmemdup(&poolfs_prototype->limits, sizeof(struct poolfs_limits),
-				 GFP_KERNEL);
+	fc->fs_private = kmemdup(&poolfs_pool->prototype->limits,
+				 sizeof(struct poolfs_limits), GFP_KERNEL);
 	if (!fc->fs_private)
 		return -ENOMEM;
 
@@ -258,7 +273,7 @@ static void poolfs_kill_sb(struct super_block *sb)
 	 * Mistake per-mount-destroy: the pool goes with this mount, as if it
 	 * were its own. With one mount at a time nobody notices. Caught by SLUB
 	 * when another is mounted (objects remaining, called from
-	 * poolfs_kill_sb), then by the null pointer that the other one uses.
+	 * poolfs_kill_sb), then by the null pointer that the other one finds.
 	 */
 	if (MISTAKE(per_mount_destroy)) {
 		rcu_barrier();

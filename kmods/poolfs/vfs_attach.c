@@ -47,9 +47,9 @@ static void vfs_undo(const struct vfs_attachment *vfs, enum vfs_reached reached)
 		 * needs the pool and the code that done is about to take away.
 		 *
 		 * Mistake no-rcu-barrier: it does not wait for them. Caught by
-		 * SLUB when done destroys the pool (objects remaining), and by
-		 * the page fault when the callback calls free_inode after the
-		 * module has gone.
+		 * SLUB (objects remaining) when done destroys the pool, and by
+		 * the oops of the callback: a null pointer in free_inode as
+		 * long as that is there, a page fault when it has gone.
 		 */
 		if (!MISTAKE(no_rcu_barrier))
 			rcu_barrier();

@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The executor run on this host: ops, reports, detection, determinism."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import ops
+from harness.ops import OPS
+from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program
+
+Event = dict[str, Any]
+Run = Callable[..., list[Event]]
+
+ANY = ("any",)
+
+
+def op(name: str, *args: Any, place: str = "actors[0].do[0]", **fields: Any) -> Op:
+    """An op with defaults for the parameters that are not given."""
+    params = OPS[name].params[len(args) :]
+    return Op(place, name, (*args, *(param.default for param in params)), **fields)
+
+
+def actor(name: str, *body: Node, **fields: Any) -> Actor:
+    return Actor(name, f"actors[{name}]", body, **fields)
+
+
+def program(*actors: Actor, seed: int = 7, bound_us: int = 20_000_000, **fields: Any) -> Program:
+    return Program("test", seed, bound_us, actors, **fields)
+
+
+def one(*body: Node, **fields: Any) -> Program:
+    return program(actor("a", *body), **fields)
+
+
+@pytest.fixture(params=["executor", "checked_executor"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    binary = request.getfixturevalue(request.param)
+
+    def run_it(prog: Program | bytes, *args: str, status: int = 0) -> list[Event]:
+        text = prog if isinstance(prog, bytes) else prog.serialise()
+        done = subprocess.run(
+            [binary, "run", "-", *args], input=text, capture_output=True, timeout=120, cwd=tmp_path
+        )
+        assert done.stderr == b""
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == status, events
+        return events
+
+    return run_it
+
+
+def of(events: list[Event], kind: str, **fields: Any) -> list[Event]:
+    return [
+        event
+        for event in events
+        if event["ev"] == kind and all(event.get(key) == value for key, value in fields.items())
+    ]
+
+
+def counts(events: list[Event]) -> dict[tuple[str, str], Counter[str]]:
+    """Results per actor and op."""
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    for event in of(events, "errnos"):
+        sums.setdefault((event["actor"], event["op"]), Counter()).update(event["counts"])
+    return sums
+
+
+def test_tables_match_those_of_the_harness(executor: Path) -> None:
+    done = subprocess.run([executor, "tables"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    expected = []
+    for spec in OPS.values():
+        words = [
+            f"{param.kind.value}:{param.table}" if param.table else param.kind.value
+            for param in spec.params
+        ]
+        expected.append(
+            " ".join(["op", spec.name, *words, *(["process-only"] if spec.process_only else [])])
+        )
+    assert [line for line in lines if line.startswith("op ")] == expected
+    assert {line for line in lines if line.startswith("table ")} == {
+        " ".join(["table", name, *flags]) for name, flags in ops.TABLES.items()
+    }
+    assert [line.split()[1] for line in lines if line.startswith("result ")] == list(ops.RESULTS)
+    (limits,) = (line for line in lines if line.startswith("limits "))
+    assert dict(word.split("=") for word in limits.split()[1:]) == {
+        "program": str(ops.MAX_PROGRAM_BYTES),
+        "actors": str(ops.MAX_ACTORS),
+        "nodes": str(ops.MAX_NODES),
+        "depth": str(ops.MAX_DEPTH),
+        "rest": str(ops.MAX_REST),
+        "slots": str(ops.MAX_SLOTS),
+        "maps": str(ops.MAX_MAPS),
+        "barriers": str(ops.MAX_BARRIERS),
+        "io": str(ops.MAX_IO_BYTES),
+        "modules": str(ops.MAX_MODULES),
+    }
+
+
+def test_every_op_answers_ok_where_it_can(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "file with spaces and \xe9")
+    folder = str(tmp_path / "folder")
+    body = [
+        op("mkdir", folder),
+        op("open", 0, path, ("rdwr", "creat", "excl")),
+        op("write", 0, 10000, 3),
+        op("lseek", 0, 5000),
+        op("read", 0, 5000, 3, 5000),
+        op("pwrite", 0, 20000, 100, 3),
+        op("pread", 0, 20000, 100, 3, 100),
+        op("fsync", 0),
+        op("mmap", 0, 0, 4096, ("read", "write"), ("shared",), 4096),
+        op("touch", 0, "read", 3),
+        op("touch", 0, "write", 4),
+        op("touch", 0, "read", 4),
+        op("touch", 0, "read", None),
+        op("munmap", 0),
+        op("pread", 0, 4096, 4096, 4, 4096),
+        op("ftruncate", 0, 5),
+        op("ioctl", 0, 0x5401, expect=("ENOTTY",)),  # TCGETS
+        op("ioctl", 0, 0x5401, 0, "data", expect=("ENOTTY",)),
+        op("poll", 0, ("in", "out")),
+        op("stat", path),
+        op("close", 0),
+        op("rename", path, folder + "/new"),
+        op("open", 1, folder, ("rdonly", "directory")),
+        op("readdir", 1, ("new", "..")),
+        op("close", 1),
+        op("chdir", folder),
+        op("write_file", "new", "some text\n"),
+        op("read_file", "new", "some text"),
+        op("unlink", "new"),
+        op("chdir", "/"),
+        op("rmdir", folder),
+        op("umount_all", str(tmp_path)),
+        op("sync"),
+        op("exec", "/bin/sh", ("-c", 'test "$0" = "a b"', "a b")),
+        op("sleep", 100, 100),
+        op("delay", 1000),
+        op("yield"),
+        op("barrier", 3),
+    ]
+    events = run(one(*body))
+    assert not of(events, "unexpected")
+    assert not of(events, "data")
+    assert of(events, "done", actor="a")[0]["iterations"] == 1
+    assert sum(sum(event["counts"].values()) for event in of(events, "errnos")) == len(body)
+    assert of(events, "end")[0]["ok"] is True
+
+
+def test_ops_answer_the_errno_of_the_kernel(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no module")
+    missing = str(tmp_path / "missing")
+    body = (
+        op("open", 0, missing, expect=("ENOENT",)),
+        op("rename", missing, missing + "2", expect=("ENOENT",)),
+        op("rmdir", str(text), expect=("ENOTDIR",)),
+        op("chdir", missing, expect=("ENOENT",)),
+        op("mount", "none", missing, "nofs", expect=("ENOENT", "EPERM", "ENODEV")),
+        op("umount", missing, expect=("ENOENT", "EPERM")),
+        op("finit_module", missing, expect=("ENOENT",)),
+        op("finit_module", str(text), expect=("ENOEXEC", "EPERM", "ENOSYS")),
+        op("delete_module", "kmh_no_such_module", expect=("ENOENT", "EPERM", "ENOSYS")),
+        op("read_file", missing, expect=("ENOENT",)),
+        op("write_file", str(tmp_path), "x", expect=("EISDIR",)),
+        op("exec", missing, expect=("ENOENT",)),
+        op("exec", "/bin/sh", ("-c", "exit 3"), expect=("EXIT",)),
+        op("exec", "/bin/sh", ("-c", "kill -9 $$"), expect=("SIGNAL",)),
+        op("open", 1, str(text)),
+        op("write", 1, 10, expect=("EBADF",)),
+        op("ftruncate", 1, 10, expect=("EINVAL", "EBADF")),
+        op("lseek", 1, -5, expect=("EINVAL",)),
+        op("readdir", 1, expect=("ENOTDIR",)),
+        op("mmap", 0, 1, 8192),
+        op("touch", 0, expect=("SIGBUS",)),
+        op("touch", 0, "write", expect=("SIGSEGV",)),
+        op("mmap", 1, 1, 100, ("write",), ("shared",), expect=("EACCES",)),
+    )
+    events = run(one(*body))
+    assert not of(events, "unexpected")
+
+
+def test_empty_slots_skip_the_op_and_say_so(run: Run) -> None:
+    names = ("close", "fsync", "poll", "readdir", "read", "write", "pread", "pwrite", "lseek")
+    names += ("ftruncate", "ioctl")
+    args = {"read": (9,), "write": (9,), "pread": (0, 9), "pwrite": (0, 9), "lseek": (0,)}
+    args |= {"ftruncate": (0,), "ioctl": (1,)}
+    body = [op(name, 0, *args.get(name, ())) for name in names]
+    body += [op("mmap", 0, 0, 9), op("munmap", 0), op("touch", 0)]
+    events = run(one(*body))
+    for event in of(events, "errnos"):
+        assert event["counts"] == {"SKIPPED": 1}
+    assert len(of(events, "errnos")) == len(body)
+
+
+def test_unexpected_errno_is_told_once_with_its_place_and_is_not_fatal(run: Run) -> None:
+    bad = op("stat", "/no such", place="actors[0].do[0].do[2]", expect=("ok", "EIO"))
+    events = run(one(Loop(5, (bad,)), op("yield")))
+    (event,) = of(events, "unexpected")
+    assert event | {"count": 0} == {
+        "ev": "unexpected",
+        "actor": "a",
+        "where": "actors[0].do[0].do[2]",
+        "op": "stat /no%20such",
+        "errno": "ENOENT",
+        "allowed": ["ok", "EIO"],
+        "count": 0,
+    }
+    assert 1 <= event["count"] <= 5
+    assert counts(events)["a", "stat"] == {"ENOENT": 5}
+    assert counts(events)["a", "yield"] == {"ok": 1}
+
+
+def test_any_allows_all(run: Run) -> None:
+    events = run(one(op("stat", "/no such", expect=ANY)))
+    assert not of(events, "unexpected")
+
+
+def test_stop_on_skips_the_rest_of_its_list_only(run: Run) -> None:
+    stop = op("stat", "/no such", expect=ANY, stop_on=("ENOENT",))
+    events = run(one(Loop(3, (stop, op("sync"))), op("yield")))
+    assert counts(events)["a", "stat"] == {"ENOENT": 3}
+    assert counts(events)["a", "yield"] == {"ok": 1}
+    assert ("a", "sync") not in counts(events)
+
+
+def test_retries_wait_for_an_allowed_answer(run: Run, tmp_path: Path) -> None:
+    late = str(tmp_path / "late")
+    waiter = actor("waiter", op("stat", late, retries=1000))
+    maker = actor("maker", op("sleep", 30_000), op("mkdir", late))
+    assert counts(run(program(waiter, maker)))["waiter", "stat"] == {"ok": 1}
+    events = run(one(op("stat", "/no such", retries=2)))
+    assert counts(events)["a", "stat"] == {"ENOENT": 1}
+    assert of(events, "unexpected")
+
+
+def test_data_that_differs_is_told_where_and_how(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    events = run(
+        one(
+            op("open", 0, path, ("rdwr", "creat")),
+            op("write", 0, 4096, 1),
+            op("pwrite", 0, 1000, 1, 2),
+            op("pread", 0, 0, 4096, 1, 4096, place="actors[0].do[3]"),
+        )
+    )
+    (event,) = of(events, "data")
+    assert event["where"] == "actors[0].do[3]"
+    assert (event["what"], event["op"], event["offset"]) == ("differs", "pread", 1000)
+    assert event["expected"][:2] != event["got"][:2]
+    assert event["expected"][2:] == event["got"][2:]
+    assert len(event["got"]) == 32
+
+
+def test_missing_data_is_told(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    events = run(
+        one(
+            op("open", 0, path, ("rdwr", "creat")),
+            op("write", 0, 100, 1),
+            op("pread", 0, 0, 200, 1, 101),
+            op("open", 1, str(tmp_path), ("rdonly", "directory")),
+            op("readdir", 1, ("f", "gone")),
+            op("read_file", path, "what it does not hold"),
+        )
+    )
+    short, missing, text = of(events, "data")
+    assert (short["what"], short["offset"]) == ("short", 100)
+    assert (missing["what"], bytes.fromhex(missing["expected"])) == ("missing", b"gone")
+    assert text["what"] == "text"
+
+
+def test_data_events_are_bounded_but_counted(run: Run, tmp_path: Path) -> None:
+    body = (
+        op("open", 0, str(tmp_path / "f"), ("rdwr", "creat")),
+        Loop(1000, (op("pread", 0, 0, 10, None, 10),)),
+    )
+    events = run(one(*body))
+    assert len(of(events, "data")) == 4
+    assert of(events, "done", actor="a")[0]["lost"] == 1000
+
+
+def test_hang_is_told_with_its_place_and_the_rest_still_runs(run: Run, tmp_path: Path) -> None:
+    left = str(tmp_path / "left")
+    prog = program(
+        actor("sleeper", op("sleep", 900_000_000, place="actors[0].do[7]")),
+        actor("thread", op("sleep", 900_000_000), kind="thread"),
+        actor("quick", op("yield")),
+        bound_us=300_000,
+        teardown=(op("mkdir", left, place="teardown[0]"),),
+    )
+    events = run(prog, status=1)
+    hangs = {event["actor"]: event for event in of(events, "hang")}
+    assert set(hangs) == {"sleeper", "thread"}
+    assert hangs["sleeper"]["where"] == "actors[0].do[7]"
+    assert hangs["sleeper"]["op"] == "sleep 900000000 0"
+    assert hangs["sleeper"]["state"].startswith("S")
+    assert "stack" in hangs["sleeper"]
+    assert of(events, "done", actor="quick")
+    assert not of(events, "done", actor="sleeper")
+    assert not of(events, "died")
+    assert Path(left).is_dir()
+    assert of(events, "end")[0] | {"us": 0} == {
+        "ev": "end",
+        "us": 0,
+        "ok": False,
+        "hangs": 2,
+        "stuck": 0,
+    }
+
+
+def test_setup_that_fails_keeps_the_actors_from_starting(run: Run, tmp_path: Path) -> None:
+    prog = program(
+        actor("a", op("mkdir", str(tmp_path / "a"))),
+        setup=(op("stat", "/no such"),),
+        teardown=(op("mkdir", str(tmp_path / "t")),),
+    )
+    events = run(prog, status=1)
+    assert of(events, "unexpected", actor="setup")
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "t").exists()
+    assert not of(events, "done", actor="a")
+
+
+def test_setup_that_hangs_is_told(run: Run) -> None:
+    events = run(one(op("yield"), setup=(op("sleep", 900_000_000),), bound_us=100_000), status=1)
+    assert of(events, "hang", actor="setup")
+
+
+def test_killed_actor_is_told_and_does_not_hold_the_others(run: Run) -> None:
+    body = (op("kill", "victim", "KILL"), op("barrier", 0))
+    prog = program(
+        actor("victim", op("sleep", 900_000_000), op("barrier", 0)),
+        actor("killer", *body),
+        actor("late", op("sleep", 50_000), op("kill", "victim", "KILL", expect=ANY)),
+    )
+    events = run(prog)
+    (died,) = of(events, "died")
+    assert (died["actor"], died["signal"], died["wanted"]) == ("victim", "KILL", True)
+    assert not of(events, "hang")
+    assert counts(events)["late", "kill"] == {"ESRCH": 1}
+
+
+def test_usr1_interrupts_a_system_call_of_a_thread_or_process(run: Run) -> None:
+    nap = op("sleep", 900_000_000, expect=("EINTR",))
+    prog = program(
+        actor("a", nap),
+        actor("b", nap, kind="thread"),
+        actor(
+            "c",
+            Loop(200, (op("kill", "a", "USR1", expect=ANY), op("sleep", 1000))),
+            Loop(200, (op("kill", "b", "USR1", expect=ANY), op("sleep", 1000))),
+        ),
+    )
+    events = run(prog)
+    assert counts(events)["a", "sleep"] == {"EINTR": 1}
+    assert counts(events)["b", "sleep"] == {"EINTR": 1}
+
+
+def test_barrier_holds_until_all_members_have_come_or_ended(run: Run, tmp_path: Path) -> None:
+    flag = str(tmp_path / "flag")
+    prog = program(
+        actor("first", op("barrier", 5), op("stat", flag), op("barrier", 5)),
+        actor("thread", op("barrier", 5), op("stat", flag), kind="thread"),
+        actor("maker", op("sleep", 20_000), op("mkdir", flag), op("barrier", 5)),
+    )
+    events = run(prog)
+    assert not of(events, "unexpected")
+    assert not of(events, "hang")
+
+
+def test_until_ends_with_the_last_of_the_others(run: Run) -> None:
+    prog = program(
+        actor("x", op("sleep", 20_000)),
+        actor("y", op("sleep", 60_000), kind="thread"),
+        actor("w", op("sleep", 1000), repeat=0, until=("x", "y")),
+        actor("few", op("yield"), repeat=2, until=("y",)),
+    )
+    events = run(prog)
+    assert of(events, "done", actor="w")[0]["iterations"] > 5
+    assert of(events, "done", actor="few")[0]["iterations"] == 2
+
+
+def test_choices_follow_the_seed_and_the_weights(run: Run) -> None:
+    light = Choose((Branch(1, (op("stat", "/"),)), Branch(3, (op("yield"),))))
+
+    def tally(seed: int) -> dict[tuple[str, str], Counter[str]]:
+        prog = program(
+            actor("a", Loop(400, (light,))),
+            actor("b", Loop(400, (light,)), kind="thread"),
+            seed=seed,
+        )
+        return counts(run(prog))
+
+    first = tally(11)
+    assert tally(11) == first
+    assert tally(12) != first
+    assert first["a", "stat"] != first["b", "stat"]
+    assert 60 <= first["a", "stat"]["ok"] <= 140
+
+
+def test_output_is_bounded_and_says_so(run: Run) -> None:
+    body = [op("stat", "/no such", place=f"p[{i}]") for i in range(1500)]
+    prog = one(*body, teardown=(op("yield"),))
+    events = run(prog)
+    size = sum(len(json.dumps(event, separators=(",", ":"))) + 1 for event in events)
+    assert len(of(events, "truncated")) == 1
+    assert size < 260 * 1024
+    for last in ("detectors", "end"):
+        assert of(events, last)
+
+
+def test_actor_that_dies_of_something_else_is_told(run: Run) -> None:
+    kill = ("-c", "kill -9 $PPID; sleep 10")
+    prog = program(actor("victim", op("exec", "/bin/sh", kill)), actor("other", op("yield")))
+    events = run(prog, status=1)
+    (died,) = of(events, "died")
+    assert (died["actor"], died["signal"], died["wanted"]) == ("victim", "KILL", False)
+    assert died["op"].startswith("exec /bin/sh")
+    assert of(events, "done", actor="other")
+    assert of(events, "end")[0]["ok"] is False
+
+
+def test_audit_tells_what_appeared_and_vanished(run: Run, tmp_path: Path) -> None:
+    for name in ("tree", "names", "tree/skipped", "tree/old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lines").write_text("one a\ntwo b\n")
+    (tmp_path / "slabinfo").write_text("version\n# name\nkmem 1 2\n")
+    (tmp_path / "loop").symlink_to("tree")
+    audit = tmp_path / "audit"
+    audit.write_text(
+        f"# comment\n\nL lines {tmp_path}/lines\nF first {tmp_path}/lines\n"
+        f"N names {tmp_path}/names\nT tree {tmp_path}/tree {tmp_path}/tree/skipped\n"
+        f"K kthreads /proc\nS slabs {tmp_path}/slabinfo\nG lines {tmp_path}/missing\n"
+    )
+    body = (
+        op("write_file", f"{tmp_path}/lines", "one c\nthree b\n"),
+        op("mkdir", f"{tmp_path}/names/new"),
+        op("mkdir", f"{tmp_path}/tree/skipped/new"),
+        op("mkdir", f"{tmp_path}/tree/new"),
+        op("mkdir", f"{tmp_path}/tree/new/below"),
+        op("rmdir", f"{tmp_path}/tree/old"),
+        op("write_file", f"{tmp_path}/slabinfo", "version\n# name\nkmem 1 2\nleft 1 2\n"),
+    )
+    events = run(one(*body), "--audit", str(audit))
+    residue = [(e["section"], e["sign"], e["line"]) for e in of(events, "residue")]
+    # Kernel threads of a host come and go as they like.
+    assert sorted(line for line in residue if line[0] != "K") == sorted(
+        [
+            ("L", "-", "one a"),
+            ("L", "-", "two b"),
+            ("L", "+", "one c"),
+            ("L", "+", "three b"),
+            ("F", "-", "two"),
+            ("F", "+", "three"),
+            ("N", "+", "new"),
+            ("T", "+", f"{tmp_path}/tree/new"),
+            ("T", "+", f"{tmp_path}/tree/new/below"),
+            ("T", "-", f"{tmp_path}/tree/old"),
+            ("S", "+", "left"),
+        ]
+    )
+    assert of(events, "audited")[0]["sections"] == 7
+
+
+def test_audit_waits_for_what_goes_away_by_itself(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "names").mkdir()
+    audit = tmp_path / "audit"
+    audit.write_text(f"N names {tmp_path}/names\n")
+    late = f"sleep 0.05; rmdir {tmp_path}/names/new"
+    body = (
+        op("mkdir", f"{tmp_path}/names/new"),
+        op("exec", "/bin/sh", ("-c", f"({late}) & exit 0")),
+    )
+    events = run(one(*body), "--audit", str(audit))
+    assert not of(events, "residue")
+    assert of(events, "audited")[0]["rechecks"] >= 1
+
+
+def test_residue_lines_are_bounded_per_section(run: Run, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("")
+    audit = tmp_path / "audit"
+    audit.write_text(f"L lines {lines}\n")
+    text = "".join(f"{i}\n" for i in range(150))
+    events = run(one(op("write_file", str(lines), text)), "--audit", str(audit))
+    assert len(of(events, "residue")) == 100
+    assert of(events, "residue-cut")[0]["more"] == 50
+
+
+@pytest.mark.parametrize("line", ["L nokind /x", "L lines", "T tree /x" + " /y" * 9])
+def test_bad_audit_file_is_refused(executor: Path, tmp_path: Path, line: str) -> None:
+    audit = tmp_path / "audit"
+    audit.write_text(line + "\n")
+    argv = [executor, "run", "-", "--audit", str(audit)]
+    text = one(op("yield")).serialise()
+    done = subprocess.run(argv, input=text, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"not an audit file" in done.stderr
+
+
+def test_agent_outside_a_guest_says_why_it_cannot_run(executor: Path) -> None:
+    done = subprocess.run([executor, "agent", "--bogus"], capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"usage:")
+
+
+def test_missing_program_file_is_refused(executor: Path, tmp_path: Path) -> None:
+    argv = [executor, "run", str(tmp_path / "none")]
+    done = subprocess.run(argv, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"No such file" in done.stderr

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import modules, scenario
+from harness.errors import BuildError, UsageError
+from harness.kernels import Kernel
+
+
+def make(folder: Path, kbuild: str = "obj-m := foo.o\n", data: str | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "Kbuild").write_text(kbuild)
+    if data is not None:
+        (folder / "module.yaml").write_text(data)
+    return folder
+
+
+def test_family_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
+    assert modules.find_family("poolfs").name == "poolfs"
+    assert modules.find_family(str(make(tmp_path / "x"))).name == "foo"
+
+
+def test_unknown_family_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"module 'nothing': no such folder.*poolfs"):
+        modules.find_family("nothing")
+
+
+def test_folder_without_kbuild(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no Kbuild file in it"):
+        modules.find_family(str(tmp_path))
+
+
+def test_kbuild_without_a_module(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names no obj-m"):
+        modules.find_family(str(make(tmp_path / "x", kbuild="# nothing\n")))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("name: [", "not YAML"),
+        ("nme: foo", r"module\.yaml: name: Field required"),
+        ("{name: foo, colour: red}", r"colour: Extra inputs"),
+        ("{name: foo, variants: {bad: {mistakes: x}}}", r"variants\.bad\.mistakes: Extra inputs"),
+        ("- a", "document"),
+    ],
+)
+def test_malformed_data_file(tmp_path: Path, data: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        modules.find_family(str(make(tmp_path / "x", data=data)))
+
+
+def test_unknown_variant_lists_the_known_ones() -> None:
+    family = modules.find_family("poolfs")
+    with pytest.raises(UsageError, match=r"variant 'nothing' of poolfs: unknown; known: good, "):
+        modules.find_variant(family, "nothing")
+
+
+def test_file_that_is_no_module(tmp_path: Path) -> None:
+    (tmp_path / "x.ko").write_bytes(b"nonsense")
+    with pytest.raises(BuildError, match="not a kernel module"):
+        modules.modinfo(tmp_path / "x.ko")
+
+
+def test_module_built_for_another_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "modinfo", lambda path: {"vermagic": "5.4.0 SMP mod_unload "})
+    kernel = Kernel("6.1", "kasan", "6.1.1-kasan", "1", "gcc", "0", "k", tmp_path, tmp_path)
+    with pytest.raises(BuildError, match=r"built for kernel 5\.4\.0, not for 6\.1\.1-kasan"):
+        modules.load_ko(tmp_path / "x.ko", kernel)
+
+
+FAMILIES = modules.all_families()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_each_bad_variant_says_what_it_is_caught_by(family: modules.Family) -> None:
+    assert modules.GOOD in family.variants
+    for name, variant in family.variants.items():
+        if name == modules.GOOD:
+            assert not variant.expect
+            continue
+        assert variant.mistake, name
+        assert variant.detector, name
+        assert variant.expect, name
+        for pattern in variant.expect:
+            re.compile(pattern)
+            assert re.fullmatch(pattern, "") is None, f"{name}: a promise that anything keeps"
+            assert re.fullmatch(pattern, "WARNING in something else") is None, name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_each_family_offers_what_its_scenarios_need(family: modules.Family) -> None:
+    assert family.scenarios
+    for name in family.scenarios:
+        plan = scenario.load_scenario(scenario.find_scenario(name))
+        assert set(plan.surfaces) - {"module"} <= set(family.surfaces)
