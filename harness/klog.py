@@ -217,6 +217,8 @@ def _fields(header: Header, extent: Extent) -> tuple[dict[str, str], str]:
     """Values for the title, and why the report is corrupted if one is missing."""
     fields = {k: _plain(v) for k, v in header.match.groupdict().items() if v}
     for pattern in header.rule.more:
+        if pattern.groupindex.keys() <= fields.keys():
+            continue
         for line, _ in extent.lines:
             match = pattern.search(line.text)
             if match is not None:

@@ -250,9 +250,10 @@ RULES: tuple[Rule, ...] = (
     Rule("list", "MEMORY_SAFETY_BUG", "list_",
          _re(r"(?:^|\W)list_(?:add|del) (?:corruption|double add)"),
          "BUG: corrupted list in {frame}", Where.PC, _ACCESS),
-    Rule("rust-panic", "OTHER", "panicked at", _re(r"rust_kernel: panicked at "),
+    Rule("rust-panic", "OTHER", "panicked at",
+         _re(r"rust_kernel: panicked at (?:'(?P<what>.{1,100}?)', )?"),
          "{what} in {frame}", Where.TRACE, skip=(GENERIC, _RUST),
-         more=(_re(r"^(?P<what>(?!rust_kernel|-{3}|kernel BUG)[A-Za-z][^:]{4,100})$"),)),
+         more=(_re(r"^(?P<what>(?!rust_kernel|-{3}|kernel BUG|Oops|CPU:)[A-Za-z`\"].{3,100})$"),)),
     # ---- locks --------------------------------------------------------------------------------
     Rule("spinlock", "LOCKDEP", "BUG: ", _re(_SPIN), "BUG: {what} in {frame}", Where.TRACE),
     Rule("deadlock", "LOCKDEP", "possible ",

@@ -112,7 +112,7 @@ class _Token:
     start: int
     end: int
     spot: _Spot
-    #: The line is a frame of a stack, so inlined functions get lines of their own.
+    #: The line is a frame that can be relied on, so inlined functions get lines of their own.
     is_frame: bool
 
 
@@ -236,18 +236,22 @@ def _text_layout(file: elf.Elf) -> list[tuple[int, int]]:
 
 
 def _name_bare(line: str, files: _Files, shift: int) -> str:
-    """Give the bare address of a frame its name."""
+    """Give the bare address of a frame its name, and say how long the code had been gone."""
     match = _BARE.search(line)
     if match is None:
         return line
     address = int(match["addr"], 16)
-    life = _find_life(address, files.modules, _printed_us(line))
+    printed_us = _printed_us(line)
+    life = _find_life(address, files.modules, printed_us)
     name = files.name(address, life) if life else files.name_kernel(address - shift)
     if name is None:
         return line
     if "address" in match["head"] or "request" in match["head"]:
         return f"{line} ({name})"
-    return line[: match.start("addr")] + name + line[match.end("addr") :]
+    since = ""
+    if life and life.unloaded_us is not None and printed_us is not None:
+        since = f" ({(printed_us - life.unloaded_us) / 1000:.1f} ms after the unload)"
+    return line[: match.start("addr")] + name + since
 
 
 def _tokens(line: str, files: _Files) -> list[_Token]:
@@ -255,9 +259,10 @@ def _tokens(line: str, files: _Files) -> list[_Token]:
     for match in _FRAME.finditer(line):
         before = line[: match.start()]
         is_pc = _PC_LINE.search(before) is not None
-        is_stack = _STACK_LINE.match(before) is not None
-        spot = files.spot(match, is_return=not is_pc and "WARNING" not in before)
+        is_exact = is_pc or "WARNING" in before or before.endswith("(")
+        spot = files.spot(match, is_return=not is_exact)
         if spot is not None:
+            is_stack = _STACK_LINE.match(before) is not None and "?" not in before
             tokens.append(_Token(match.start(), match.end(), spot, is_pc or is_stack))
     return tokens
 
@@ -272,14 +277,14 @@ def _read_places(
     groups: dict[tuple[Path, str], list[_Spot]] = {}
     for spot in sorted(spots, key=lambda spot: (str(spot.path), spot.section, spot.value)):
         groups.setdefault((spot.path, spot.section), []).append(spot)
-    root = _source_root(files, deadline) if groups else None
+    roots = _source_roots(files, deadline) if groups else ()
     places: dict[_Spot, tuple[_Place, ...]] = {}
     for (path, section), members in groups.items():
         values = [spot.value for spot in members]
         answers = _addr2line(path, section, values, deadline)
         for spot, answer in zip(members, answers, strict=True):
             places[spot] = tuple(
-                _Place(place.function, _shorten(place.where, root, path)) for place in answer
+                _Place(place.function, _shorten(place.where, roots, path)) for place in answer
             )
     return places
 
@@ -305,25 +310,37 @@ def _addr2line(
     return [tuple(answer) for answer in answers]
 
 
-def _source_root(files: _Files, deadline: Deadline) -> str | None:
-    """The folder of the kernel's sources, as its debug information names it."""
+# Functions whose places tell the folders of the kernel's sources: those of C files and those of
+# assembly may be named differently in one and the same kernel.
+_LANDMARKS = {
+    "start_kernel": "init/main.c",
+    "kernel_init": "init/main.c",
+    "entry_SYSCALL_64": "arch/x86/entry/entry_64.S",
+}
+
+
+def _source_roots(files: _Files, deadline: Deadline) -> tuple[str, ...]:
+    """The folders of the kernel's sources, as its debug information names them."""
     if files.vmlinux is None:
-        return None
-    for name in ("start_kernel", "kernel_init"):
-        for symbol in files.load(files.vmlinux).by_name.get(name, ()):
-            for place in _addr2line(files.vmlinux, "", [symbol.value], deadline)[0]:
-                where = os.path.normpath(place.where.rpartition(":")[0])
-                if where.endswith("/init/main.c"):
-                    return where.removesuffix("init/main.c")
-    return None
+        return ()
+    by_name = files.load(files.vmlinux).by_name
+    asked = [(by_name[name][0].value, end) for name, end in _LANDMARKS.items() if name in by_name]
+    answers = _addr2line(files.vmlinux, "", [value for value, _ in asked], deadline)
+    roots = set()
+    for (_, end), places in zip(asked, answers, strict=True):
+        for place in places:
+            where = os.path.normpath(place.where.rpartition(":")[0])
+            if where.endswith("/" + end):
+                roots.add(where.removesuffix(end))
+    return tuple(sorted(roots))
 
 
-def _shorten(where: str, root: str | None, path: Path) -> str:
+def _shorten(where: str, roots: Iterable[str], path: Path) -> str:
     """A place relative to the kernel's sources, or to the folder of the module's file."""
     name, _, line = where.rpartition(":")
     name = os.path.normpath(name)
-    for prefix in (root, f"{os.path.abspath(path.parent)}/"):
-        if prefix and name.startswith(prefix):
+    for prefix in (*roots, f"{os.path.abspath(path.parent)}/"):
+        if name.startswith(prefix):
             name = name.removeprefix(prefix)
             break
     return f"{name}:{line}"

@@ -243,6 +243,14 @@ SAMPLES = {
 }  # fmt: skip
 
 
+def test_rust_panic_of_either_age_is_named_by_its_message() -> None:
+    old = "rust_kernel: panicked at 'index out of bounds', drivers/demo.rs:1:2\n" + TRACE
+    new = "rust_kernel: panicked at drivers/demo.rs:1:2:\ncalled `Option::unwrap()` on a `None`\n"
+    assert klog.parse(old.encode())[0].title == "index out of bounds in foo"
+    (report,) = klog.parse((new + TRACE).encode())
+    assert report.title == "called `Option::unwrap()` on a `None` in foo"
+
+
 @pytest.mark.parametrize("row", SAMPLES, ids=str)
 def test_text_after_the_kernels_format_is_named(row: str) -> None:
     title, text = SAMPLES[row]

@@ -213,6 +213,17 @@ def test_lives_at_different_places_are_told_apart(ko: Path) -> None:
     assert "load 1" in str(name_address(place_of(ko, "pool_get"), lives))
 
 
+def test_time_since_the_unload_is_told(ko: Path) -> None:
+    text = f"[    3.000000] RIP: 0010:{place_of(ko, 'pool_get'):#x}"
+    decoded = decode(text, vmlinux=None, modules=[life(ko, 1, 2_962_500)])
+    assert decoded.endswith(" (37.5 ms after the unload)")
+
+
+def test_leftovers_are_not_spread_over_inlined_functions(ko: Path) -> None:
+    text = f"  ? {frame(ko, 'pool_get', 1)} [pool]"
+    assert len(decode(text, vmlinux=None, modules=[life(ko)]).splitlines()) == 1
+
+
 def test_kernel_text_address_is_named_and_shifted_back(vmlinux: Path) -> None:
     (leaf,) = elf.load(vmlinux).by_name["leaf"]
     at = leaf.value + 1
