@@ -37,6 +37,9 @@ static void note_unexpected(uint32_t node, int res)
 {
 	struct node_state *state = &shared->node[node];
 
+	/* A plan has taken the module away, which the scenario does not know of. */
+	if (atomic_load(&shared->park.unloaded))
+		return;
 	if (!state->unexpected)
 		state->unexpected = res + 1;
 	if ((int)state->unexpected == res + 1)
@@ -54,7 +57,7 @@ static int run_op(struct ctx *c, uint32_t index)
 	for (uint32_t left = n->retries; ; left--) {
 		res = n->type->run(c, n);
 		fine = res == RES_SKIPPED || result_has(&n->expect, res);
-		if (fine || !left)
+		if (fine || !left || atomic_load(&shared->park.unloaded))
 			break;
 		sleep_us(RETRY_US);
 	}
@@ -173,6 +176,13 @@ static void wait_for_go(void)
 		futex_wait(&shared->go, 0, 0);
 }
 
+/* What the set-up hits must not be missed because it runs first. */
+static void wait_for_arming(void)
+{
+	while (!atomic_load(&shared->park.armed))
+		futex_wait(&shared->park.armed, 0, 0);
+}
+
 static void child_init(void)
 {
 	const struct rlimit no_core = { 0, 0 };
@@ -207,6 +217,8 @@ int actor_spawn_process(const struct program *prog, unsigned int index)
 	set_priority(&prog->actor[index]);
 	if (index < MAX_ACTORS)
 		wait_for_go();
+	else if (index == ACTOR_SETUP && prog->park)
+		wait_for_arming();
 	actor_run(prog, index);
 	actor_ended(prog, index, 0);
 	_exit(0);

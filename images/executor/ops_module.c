@@ -42,6 +42,8 @@ int op_delete_module(struct ctx *c, const struct node *n)
 	life = life_open(module);
 	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i))
 		return errno;
+	if (c->index == ACTOR_UNLOADER)
+		atomic_store(&shared->park.unloaded, 1);
 	life_unloaded(life, module, now_us());
 	if (known && size)
 		find_inside(c, name, base, size);

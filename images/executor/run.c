@@ -170,6 +170,38 @@ static bool wait_word(const struct program *prog, _Atomic uint32_t *word, uint32
 	}
 }
 
+/* Whoever is held is let go: before anything else is waited for, or killed. */
+static void stop_plan(const struct program *prog)
+{
+	static bool done;
+
+	if (!prog->park || done)
+		return;
+	done = true;
+	if (shared->park.err)
+		tell_trouble(shared->park.what, shared->park.err);
+	killing = true;
+	park_end();
+	for (unsigned int waits = 0; is_running(ACTOR_UNLOADER) && waits < KILL_WAITS; waits++) {
+		reap(prog);
+		sleep_us(KILL_WAIT_US);
+	}
+	killing = false;
+	nstuck += is_running(ACTOR_UNLOADER);
+	tell_plan_end(prog);
+}
+
+/* The plan's own ops, where they outlast the actors. */
+static void finish_plan(const struct program *prog, uint64_t deadline)
+{
+	if (prog->park && atomic_load(&shared->park.start) &&
+	    !wait_word(prog, &shared->park.finished, 1, deadline)) {
+		tell_hung(prog, ACTOR_UNLOADER, ACTOR_UNLOADER + 1);
+		sysrq_blocked();
+	}
+	stop_plan(prog);
+}
+
 /* Actors first..end-1 are under way; after this none of them is, or it is stuck. */
 static void wait_actors(const struct program *prog, unsigned int first, unsigned int end,
 			uint32_t goal, uint64_t deadline)
@@ -178,6 +210,7 @@ static void wait_actors(const struct program *prog, unsigned int first, unsigned
 		return;
 	tell_hung(prog, first, end);
 	sysrq_blocked();
+	stop_plan(prog);
 	nstuck += kill_rest(prog, first, end);
 	tell_news(prog);
 }
@@ -196,6 +229,8 @@ static bool run_phase(const struct program *prog, unsigned int index, uint64_t d
 		tell_trouble("fork", err);
 		return false;
 	}
+	if (prog->park && index == ACTOR_SETUP)
+		park_arm(1);
 	wait_actors(prog, index, index + 1, goal, deadline);
 	for (uint32_t i = actor->first; i < actor->end; i++) {
 		if (atomic_load(&shared->node[i].nunexpected))
@@ -247,6 +282,10 @@ static bool run_actors(const struct program *prog, uint64_t deadline)
 	}
 	/* One that dies before it is ready shows in the wait for the end. */
 	wait_word(prog, &shared->ready, prog->nactors, deadline);
+	if (prog->park) {
+		park_arm(2);
+		wait_word(prog, &shared->park.armed, 2, deadline);
+	}
 	atomic_store(&shared->go, 1);
 	futex_wake_all(&shared->go);
 	wait_actors(prog, 0, prog->nactors, goal, deadline);
@@ -292,6 +331,7 @@ static bool run_bounded(const char *name, void (*work)(void), uint64_t bound_us)
 bool run_program(const struct program *prog)
 {
 	uint64_t start = now_us();
+	int err;
 	bool ok;
 
 	ev_begin("start");
@@ -299,9 +339,12 @@ bool run_program(const struct program *prog)
 	ev_u64("seed", prog->seed);
 	ev_u64("us", start);
 	ev_end();
+	if (prog->park && (err = park_start(prog)))
+		tell_trouble("fork", err);
 	ok = run_phase(prog, ACTOR_SETUP, start + prog->bound_us);
 	if (ok)
 		ok = run_actors(prog, start + prog->bound_us);
+	finish_plan(prog, start + prog->bound_us);
 	ok &= run_phase(prog, ACTOR_TEARDOWN, now_us() + TEARDOWN_US);
 	tell_news(prog);
 	tell_sums(prog);

@@ -76,6 +76,85 @@ static void tell_inside(const struct program *prog)
 	}
 }
 
+static void tell_parked(const struct program *prog)
+{
+	const struct park_state *ps = &shared->park;
+
+	ev_begin("parked");
+	ev_str("plan", prog->park->plan);
+	ev_str("actor", prog->actor[ps->actor].name);
+	ev_where(prog, "where", atomic_load(&shared->actor[ps->actor].node));
+	ev_str("module", prog->park->module);
+	ev_str("section", prog->park->section);
+	ev_addr("section_at", ps->section);
+	ev_addr("address", ps->address);
+	ev_addr("ip", ps->ip);
+	ev_u64("hits", ps->hits);
+	ev_int("tid", ps->tid);
+	ev_u64("us", ps->hit_us);
+	ev_str("stack", ps->stack);
+	ev_end();
+}
+
+/* The results of the unloader's ops, in their order. */
+static void ev_answers(const struct program *prog)
+{
+	const struct actor *unloader = &prog->actor[ACTOR_UNLOADER];
+
+	ev_object("answers");
+	for (uint32_t i = unloader->first; i < unloader->end; i++) {
+		const struct node_state *state = &shared->node[i];
+
+		if (state->seen[0].count)
+			ev_str(prog->node[i].place, result_name(state->seen[0].res) ?: "?");
+	}
+	ev_object_end();
+}
+
+static void tell_let_go(const struct program *prog)
+{
+	const struct park_state *ps = &shared->park;
+
+	ev_begin("let-go");
+	ev_bool("held", ps->held);
+	ev_u64("took_us", ps->end_us - ps->hit_us);
+	ev_answers(prog);
+	ev_bool("gave_way", ps->gave_way);
+	if (ps->gave_way_us) {
+		ev_u64("after_us", ps->gave_way_us - ps->hit_us);
+		ev_str("waited_in", ps->stack_wait);
+	}
+	ev_str("stack", ps->stack_end);
+	ev_end();
+}
+
+/* Once, when the actors have ended. */
+void tell_plan_end(const struct program *prog)
+{
+	tell_news(prog);
+	ev_begin("plan");
+	ev_str("plan", prog->park->plan);
+	ev_bool("reached", atomic_load(&shared->park.hit));
+	ev_bool("over", atomic_load(&shared->park.over));
+	ev_end_always();
+}
+
+static void tell_plan(const struct program *prog)
+{
+	static bool parked_told, let_go_told;
+
+	if (!prog->park)
+		return;
+	if (!parked_told && atomic_load(&shared->park.hit)) {
+		parked_told = true;
+		tell_parked(prog);
+	}
+	if (!let_go_told && atomic_load(&shared->park.over)) {
+		let_go_told = true;
+		tell_let_go(prog);
+	}
+}
+
 /* Told as it happens: a panic may end the report at any moment. */
 void tell_news(const struct program *prog)
 {
@@ -86,6 +165,7 @@ void tell_news(const struct program *prog)
 		tell_unexpected(prog, i);
 	}
 	tell_inside(prog);
+	tell_plan(prog);
 }
 
 void tell_died(const struct program *prog, unsigned int actor, uint32_t node)
