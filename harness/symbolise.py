@@ -85,6 +85,23 @@ def decode(
     )
 
 
+def read_lines(
+    ko: Path, spots: Sequence[tuple[str, int]], deadline: Deadline | None = None
+) -> list[tuple[tuple[str, str], ...]]:
+    """Functions and ``file:line`` of places in a module's code, the innermost function first.
+
+    Args:
+        spots: section and offset in it; an instruction's own, not the one behind a call.
+
+    Raises:
+        InfrastructureError: addr2line is missing or failed.
+        DeadlineExceeded: it took longer than ``deadline``, or LIMIT_S.
+    """
+    asked = [_Spot(ko, section, value) for section, value in spots]
+    places = _read_places(set(asked), _Files(None, ()), deadline or Deadline.after(LIMIT_S))
+    return [tuple((place.function, place.where) for place in places[spot]) for spot in asked]
+
+
 # ---- from text to places in files ---------------------------------------------------------------
 
 
