@@ -12,13 +12,16 @@ import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness import plan as plans
 from harness import (
     accel,
     bundle,
     cpio,
     kernels,
     modules,
+    points,
     program,
     scenario,
     scenario_compile,
@@ -33,6 +36,9 @@ from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE, Kernel
 from harness.keys import Keys
 from harness.machine import Accelerator, Lane
 from harness.modules import Family, Module
+from harness.plan import Plan
+from harness.points import Point
+from harness.program import Park
 from harness.qemu import find_qemu
 from harness.scenario import Scenario
 from harness.template import Base, Template
@@ -136,24 +142,63 @@ class Lab:
         Leaks are looked for with seed 0 only: whether memory
         is lost does not hang on the schedule, and looking takes long.
         """
-        bindings = {
-            "module": subject.module.name,
-            "ko": f"/payload/{subject.module.name}.ko",
-            "mnt": "/mnt",
-            **_surface_bindings(subject.family),
-        }
         compiled = scenario_compile.compile_program(
-            plan, seed=seed, bindings=bindings, lane=subject.lane.value
+            plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
         )
         compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and seed == 0)
+        return self._trial(subject, plan, compiled)
+
+    def parked_trial(
+        self, subject: Subject, workload: Scenario, seed: int, plan: Plan, cycles: int | None = None
+    ) -> Trial:
+        """Return the trial in which a scenario is stopped at one point, as a plan says.
+
+        Args:
+            cycles: how often the scenario goes round, where it can be told; its
+                own number fits a stress run, and a sweep has a trial for each point.
+
+        Raises:
+            UsageError: the plan's point is not in the module, or its role not in
+                the scenario.
+        """
+        bindings = _bindings(subject)
+        if cycles is not None:
+            bindings["cycles"] = str(cycles)
+        compiled = scenario_compile.compile_program(
+            workload, seed=seed, bindings=bindings, lane=subject.lane.value, kmemleak=False
+        )
+        point = points.find_point(self.points(subject.module.ko), plan.function, plan.offset)
+        park = Park(
+            plan=str(plan),
+            role=plans.role_pattern(plan.role, compiled, subject.module.name),
+            module=subject.module.name,
+            section=point.section,
+            offset=point.value,
+            hits=plan.hit,
+            mode=plan.action.mode,
+            body=plans.action_body(plan.action, compiled, bindings),
+        )
+        return self._trial(
+            subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
+        )
+
+    @functools.cache  # noqa: B019
+    def points(self, ko: Path) -> tuple[Point, ...]:
+        """Return where the instructions of a module's file begin."""
+        return points.find_points(ko)
+
+    def _trial(
+        self, subject: Subject, workload: Scenario, compiled: program.Program, plan: str = ""
+    ) -> Trial:
         spec = TrialSpec(
             module=subject.family.name,
             variant=subject.module.variant,
             kernel=subject.kernel,
             profile=subject.profile,
             lane=subject.lane,
-            scenario=plan.name,
-            seed=seed,
+            scenario=workload.name,
+            seed=compiled.seed,
+            plan=plan,
         )
         return Trial(
             spec=spec,
@@ -177,6 +222,16 @@ class Lab:
             if now.get(name) != then
         )
         return trial, differences
+
+
+def _bindings(subject: Subject) -> dict[str, str]:
+    """Return the values that a subject has for a scenario's names."""
+    return {
+        "module": subject.module.name,
+        "ko": f"/payload/{subject.module.name}.ko",
+        "mnt": "/mnt",
+        **_surface_bindings(subject.family),
+    }
 
 
 def _surface_bindings(family: Family) -> dict[str, str]:

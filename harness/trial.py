@@ -35,13 +35,15 @@ class TrialSpec:
     lane: Lane
     scenario: str
     seed: int
+    #: Which task was stopped where, and what was done then; nothing in most trials.
+    plan: str = ""
 
     @property
     def label(self) -> str:
         """A name for files: letters, digits, dots and dashes."""
         words = (
             self.module, self.variant, self.kernel, self.profile, self.lane.value,
-            self.scenario, f"seed{self.seed}",
+            self.scenario, f"seed{self.seed}", *([self.plan] if self.plan else []),
         )  # fmt: skip
         return re.sub(r"[^\w.]+", "-", "-".join(words))
 
@@ -133,6 +135,7 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
         for event in verdict.parse_report(report)
         if event["ev"] == "life" and event["module"] in symbols
     ]
+    lives += _lives_seen(report, symbols, {life.base for life in lives})
     known = {life.name for life in lives}
     lives += [
         symbolise.ModuleLife(name=name, ko=ko, base=0, size=0, load=1, unloaded_us=None)
@@ -140,3 +143,24 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
         if name not in known
     ]
     return tuple(lives)
+
+
+def _lives_seen(
+    report: bytes, symbols: Mapping[str, Path], known: set[int]
+) -> list[symbolise.ModuleLife]:
+    """Return lives of which a panic left no record but that a task was found inside."""
+    lives: dict[int, symbolise.ModuleLife] = {}
+    for event in verdict.parse_report(report):
+        if event["ev"] != "inside" or event["module"] not in symbols:
+            continue
+        base = int(str(event["base"]), 0)
+        if base not in known:
+            lives[base] = symbolise.ModuleLife(
+                name=event["module"],
+                ko=symbols[event["module"]],
+                base=base,
+                size=int(event["size"]),
+                load=1,
+                unloaded_us=0,
+            )
+    return list(lives.values())

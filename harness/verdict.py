@@ -107,7 +107,7 @@ def judge(
     for event in events:
         by_name.setdefault(event["ev"], []).append(event)
     findings = [*_splats(evidence.console)]
-    findings += _inside(by_name.get("inside", ()), resolve)
+    findings += _inside(by_name.get("inside", ()), by_name.get("parked", ()), resolve)
     findings += _hangs(by_name.get("hang", ()))
     findings += _data(by_name.get("data", ()))
     findings += _errnos(by_name.get("unexpected", ()))
@@ -127,12 +127,22 @@ def _splats(console: bytes) -> Iterable[Finding]:
         yield Finding(Kind.SPLAT, report.title, text)
 
 
-def _inside(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
+def _inside(
+    events: Iterable[Event], parked: Iterable[Event], resolve: Resolve
+) -> Iterable[Finding]:
+    points = {event.get("actor"): event for event in parked}
     for event in events:
-        where = None
-        for address in re.findall(r"0x([0-9a-f]{16})\b", event.get("stack", "")):
-            where = where or resolve(event.get("module", ""), int(address, 16))
-        place = f" in {where.split('+')[0]}" if where else f" of {event.get('module', '?')}"
+        module, stack = event.get("module", ""), event.get("stack", "")
+        addresses = [int(text, 16) for text in re.findall(r"0x([0-9a-f]{16})\b", stack)]
+        point = points.get(event.get("actor"))
+        if point is not None and stack == point.get("stack"):
+            # The kernel prints a function's first address as the end of the one before.
+            addresses.insert(0, int(str(point["ip"]), 0))
+        where = next(filter(None, (resolve(module, address) for address in addresses)), None)
+        if where is None:
+            frame = re.search(rf"\] ([\w.$]+)\+0x\S+ \[{re.escape(module)}\]", stack)
+            where = frame[1] if frame else None
+        place = f" in {where.split('+')[0]}" if where else f" of {module or '?'}"
         yield Finding(Kind.INSIDE, f"unloaded under task{place}", _detail(event))
 
 

@@ -392,7 +392,9 @@ void life_loaded(const struct program *prog, int module, uint64_t us);
 uint32_t life_open(int module);
 void life_unloaded(uint32_t number, int module, uint64_t us);
 size_t stack_text(int pid, int tid, char *buf, size_t size);
+uint64_t task_switches(int pid, int tid);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);
+void note_before(const struct ctx *c, const char *module);
 void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size);
 
 /* actor.c: start actors, run their bodies. */

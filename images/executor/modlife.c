@@ -89,6 +89,23 @@ size_t stack_text(int pid, int tid, char *buf, size_t size)
 	return len;
 }
 
+/* How often a task has left the processor: the same number twice, and it has not run since. */
+uint64_t task_switches(int pid, int tid)
+{
+	unsigned long long sum = 0, one;
+	char path[64], text[4096];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
+	if (read_file(path, text, sizeof(text)) <= 0)
+		return 0;
+	for (const char *at = text; (at = strstr(at, "voluntary_ctxt_switches:")); ) {
+		at += strlen("voluntary_ctxt_switches:");
+		if (sscanf(at, "%llu", &one) == 1)
+			sum += one;
+	}
+	return sum;
+}
+
 bool stack_in_range(const char *text, uint64_t base, uint64_t size)
 {
 	for (const char *frame = text; (frame = strstr(frame, "] 0x")); frame += 4) {
@@ -121,6 +138,37 @@ static void note_inside(const struct ctx *c, unsigned int actor, const char *mod
 	atomic_store(&in->ready, 1);
 }
 
+/*
+ * Who was inside a module before its unload. Afterwards a stack that leads
+ * through code that is gone ends where the unwinder no longer knows the way
+ * (unwind_get_return_address() answers 0), so what counts is where a task was
+ * before, and that it has not run since.
+ */
+static struct { uint64_t switches; char text[STACK_TEXT]; } before[MAX_ACTORS];
+
+void note_before(const struct ctx *c, const char *module)
+{
+	char frame[NAME_LEN + 4];
+
+	snprintf(frame, sizeof(frame), " [%s]", module);
+	for (unsigned int i = 0; i < c->prog->nactors; i++) {
+		struct actor_state *st = &shared->actor[i];
+		int pid = atomic_load(&st->pid), tid = atomic_load(&st->tid);
+
+		before[i].switches = 0;
+		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
+			continue;
+		stack_text(pid, tid, before[i].text, STACK_TEXT);
+		if (strstr(before[i].text, frame))
+			before[i].switches = task_switches(pid, tid);
+	}
+}
+
+static bool inside_since(unsigned int actor, int pid, int tid)
+{
+	return before[actor].switches && before[actor].switches == task_switches(pid, tid);
+}
+
 /* Looks at one task; for a process actor at each of its threads. */
 static bool task_inside(int pid, int tid, uint64_t base, uint64_t size, char *text)
 {
@@ -137,7 +185,9 @@ void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_
 
 		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
 			continue;
-		if (task_inside(pid, tid, base, size, text))
+		if (inside_since(i, pid, tid))
+			note_inside(c, i, module, base, size, before[i].text);
+		else if (task_inside(pid, tid, base, size, text))
 			note_inside(c, i, module, base, size, text);
 	}
 }

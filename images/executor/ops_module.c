@@ -40,6 +40,8 @@ int op_delete_module(struct ctx *c, const struct node *n)
 
 	known = module_range(name, &base, &size);
 	life = life_open(module);
+	if (c->index == ACTOR_UNLOADER)
+		note_before(c, name);
 	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i))
 		return errno;
 	if (c->index == ACTOR_UNLOADER)

@@ -423,22 +423,6 @@ static void spin(int priority)
 
 /* ---- one hold ---- */
 
-static uint64_t switches_of(int pid, int tid)
-{
-	unsigned long long sum = 0, one;
-	char path[64], text[4096];
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
-	if (read_file(path, text, sizeof(text)) <= 0)
-		return 0;
-	for (const char *at = text; (at = strstr(at, "voluntary_ctxt_switches:")); ) {
-		at += strlen("voluntary_ctxt_switches:");
-		if (sscanf(at, "%llu", &one) == 1)
-			sum += one;
-	}
-	return sum;
-}
-
 /* Has the agent put what is in @flag's record into the report, before anything else happens. */
 static void tell_now(_Atomic uint32_t *flag)
 {
@@ -552,7 +536,7 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 	ps->ip = ip;
 	ps->hits = hits_before[watch->actor] + watch_count(watch);
 	stack_text(pid, tid, ps->stack, sizeof(ps->stack));
-	switches = switches_of(pid, tid);
+	switches = task_switches(pid, tid);
 	tell_now(&ps->hit);
 	for (unsigned int i = 0; i < nwatches; i++)
 		ioctl(watches[i].fd, PERF_EVENT_IOC_DISABLE, 0);
@@ -564,7 +548,7 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 		run_unloader();
 	ps->end_us = now_us();
 	stack_text(pid, tid, ps->stack_end, sizeof(ps->stack_end));
-	ps->held = switches && switches == switches_of(pid, tid);
+	ps->held = switches && switches == task_switches(pid, tid);
 	tell_now(&ps->over);
 	atomic_store(&ps->spin, 0);
 	restore_all();
