@@ -269,6 +269,7 @@ struct park_state {
 	_Atomic uint32_t armed;		/* turn up to which breakpoints are set */
 	_Atomic uint32_t start, finished;	/* of the unloader */
 	_Atomic uint32_t spin;
+	volatile uint64_t turns;	/* of the spinner */
 	_Atomic uint32_t unloaded;	/* the plan took the module away */
 	const char *what;		/* trouble; a literal */
 	int err;
