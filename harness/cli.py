@@ -17,6 +17,7 @@ from harness import __version__, commands
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
+from harness.plan import Action
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +87,22 @@ def _parser() -> _Parser:
                       help="time in the smp lane for each good variant (default: 60)")  # fmt: skip
     call.add_argument("--bad-trials", type=_positive_int, default=64, metavar="N",
                       help="give up on a bad variant after so many (default: 64)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
+
+    call = _call(calls, "sweep", commands.sweep, "stop a task at every instruction of a module")
+    call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--scenario", action="append", metavar="NAME",
+                      help="file or name; may be repeated (default: the module's own)")  # fmt: skip
+    call.add_argument("--action", action="append", choices=[action.value for action in Action],
+                      help="what is done then; may be repeated (default: delete_module)")  # fmt: skip
+    call.add_argument("--function", action="append", metavar="PATTERN",
+                      help="only points of such functions; may be repeated")  # fmt: skip
+    call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")
+    call.add_argument("--cycles", type=_positive_int, default=1, metavar="N",
+                      help="how often scenarios go round (default: 1)")  # fmt: skip
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_kernel(call)
     _add_running(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import itertools
 import os
 import sys
@@ -16,12 +17,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness import bundle, kernels, lab, modules, report, scenario, seeds, store
+from harness import (
+    bundle,
+    kernels,
+    lab,
+    modules,
+    points,
+    report,
+    scenario,
+    seeds,
+    store,
+    sweeptext,
+)
+from harness import sweep as sweeping
 from harness.deadline import Deadline
 from harness.errors import ExitStatus
 from harness.guest import start_guest
 from harness.lab import Lab
 from harness.machine import Lane
+from harness.plan import Action
 from harness.qemu import find_qemu
 from harness.report import ProgressLine, Row
 from harness.trial import Trial, TrialResult
@@ -117,6 +131,53 @@ def stress(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.json:
         report.write_json(arguments.json, {"trials": records})
     return ExitStatus.OK if all(row.agrees for row in rows) else ExitStatus.FINDINGS
+
+
+def sweep(arguments: argparse.Namespace) -> ExitStatus:
+    """Stop a task at every instruction that a module's scenarios reach."""
+    family = modules.find_family(arguments.module)
+    modules.find_variant(family, arguments.variant)
+    kernels.load_recipe(arguments.kernel, arguments.profile)
+    if arguments.scenario:
+        names = [scenario.find_scenario(name) for name in arguments.scenario]
+        workloads = tuple(scenario.load_scenario(name) for name in names)
+    else:
+        workloads = lab.family_scenarios(family, arguments.variant)
+    actions = [Action(name) for name in arguments.action or [Action.DELETE.value]]
+    patterns = arguments.function or ["*"]
+    with _progress() as progress:
+        made = Lab(store.Store.open(), progress)
+        _announce(made, arguments, progress.console)
+        subject = made.subject(
+            str(family.folder), arguments.variant, arguments.kernel, arguments.profile, Lane.DET
+        )
+        done = sweeping.run_sweep(
+            made,
+            subject,
+            workloads,
+            seed=arguments.seed,
+            cycles=arguments.cycles,
+            actions=actions,
+            workers=arguments.workers,
+            wanted=lambda reach: any(
+                fnmatch.fnmatchcase(reach.point.function, pattern) for pattern in patterns
+            ),
+            progress=progress,
+        )
+        kept = {
+            title: _keep(made, subject, found.trial, found.result, arguments.bundles)
+            for title, found in done.found.items()
+        }
+        kernel = made.kernel(arguments.kernel, arguments.profile)
+        places = points.read_places(
+            subject.module.ko, done.points, roots=(kernel.build, kernel.source)
+        )
+    document = sweeptext.document(done, places, kept)
+    if str(arguments.json) != "-":
+        sweeptext.print_listing(done, places, kept, Console(highlight=False, soft_wrap=True))
+    if arguments.json:
+        report.write_json(arguments.json, document)
+    return ExitStatus.FINDINGS if done.found else ExitStatus.OK
 
 
 def replay(arguments: argparse.Namespace) -> ExitStatus:

@@ -14,11 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import plan as plans
 from harness import (
     accel,
     bundle,
     cpio,
+    elf,
+    exectrace,
     kernels,
     modules,
     points,
@@ -29,12 +30,14 @@ from harness import (
     symbolise,
     template,
 )
+from harness import plan as plans
 from harness.errors import UsageError
+from harness.exectrace import Visit
 from harness.guest import ssh_template
 from harness.image import Image, build_image
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE, Kernel
 from harness.keys import Keys
-from harness.machine import Accelerator, Lane
+from harness.machine import Accelerator, Lane, Trace
 from harness.modules import Family, Module
 from harness.plan import Plan
 from harness.points import Point
@@ -42,7 +45,8 @@ from harness.program import Park
 from harness.qemu import find_qemu
 from harness.scenario import Scenario
 from harness.template import Base, Template
-from harness.trial import Trial, TrialResult, TrialSpec, run_trial
+from harness.trial import Trial, TrialResult, TrialSpec, collect, run_trial
+from harness.verdict import Evidence
 
 Progress = Callable[[str, float | None], None]
 
@@ -181,6 +185,21 @@ class Lab:
         return self._trial(
             subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
         )
+
+    def visits(self, trial: Trial) -> tuple[tuple[Visit, ...], Evidence]:
+        """Run a trial with a log of what was executed in modules; return both.
+
+        Raises:
+            GuestError: the guest left no evidence to judge.
+        """
+        mark = elf.load(self.image().executor).by_name["actor_mark"][0].value
+        with template.scratch_folder() as folder:
+            log = folder / "trace"
+            trace = Trace(log, ((mark, mark), exectrace.MODULE_AREA))
+            evidence = collect(trial, trace)
+            with log.open(errors="replace") as lines:
+                found = tuple(exectrace.visits(exectrace.parse(lines), mark))
+        return found, evidence
 
     @functools.cache  # noqa: B019
     def points(self, ko: Path) -> tuple[Point, ...]:

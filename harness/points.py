@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import capstone
+import capstone  # type: ignore[import-untyped]
 
 from harness import elf, symbolise
 from harness.deadline import Deadline
@@ -137,9 +137,16 @@ def name_value(ko: Path, section: str, value: int) -> str | None:
 
 
 def read_places(
-    ko: Path, points: Sequence[Point], deadline: Deadline | None = None
+    ko: Path,
+    points: Sequence[Point],
+    *,
+    roots: Sequence[Path] = (),
+    deadline: Deadline | None = None,
 ) -> dict[Point, Place]:
     """Source lines of points, from the module's debug information.
+
+    Args:
+        roots: folders that a name is shortened by, the first that holds it.
 
     Raises:
         UsageError: the file cannot be read.
@@ -153,5 +160,7 @@ def read_places(
         # The innermost line is the one that runs; its function is named where it
         # is not the one that holds the instruction.
         line = chain[0][1] if chain else ""
+        for root in roots:
+            line = line.removeprefix(f"{root}/")
         places[point] = Place(line, tuple(function for function, _ in chain[:-1]))
     return places

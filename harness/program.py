@@ -29,9 +29,9 @@ takes it strictly; a person finds it in a bundle and can follow it::
 
 An ``op`` line is ``op PLACE EXPECT STOP_ON RETRIES NAME ARG...``, an ``actor``
 line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. A ``park`` line is ``park PLAN
-ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none. Words are separated by one
-space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the empty word is ``%``;
-an empty list is ``-``.
+ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none. Words
+are separated by one space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the
+empty word is ``%``; an empty list is ``-``.
 """
 
 from __future__ import annotations

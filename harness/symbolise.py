@@ -194,7 +194,7 @@ class _Files:
         state = "loaded" if life.unloaded_us is None else "unloaded"
         suffix = f"[{life.name}, load {life.load}, {state}]"
         file = self.load(life.ko)
-        for index, start in _text_layout(file):
+        for index, start in text_layout(file):
             offset = address - life.base - start
             if 0 <= offset < file.sections[index].size:
                 symbol = file.find(index, offset)
@@ -236,7 +236,7 @@ class _Files:
         return _Spot(path, section, value)
 
 
-def _text_layout(file: elf.Elf) -> list[tuple[int, int]]:
+def text_layout(file: elf.Elf) -> list[tuple[int, int]]:
     """Executable sections of a module and their offsets in its core.
 
     The kernel's ``layout_sections()`` (kernel/module/main.c) lays them out first, in the order of

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness import symbolise, verdict
 from harness.deadline import Deadline
-from harness.machine import Lane
+from harness.machine import Lane, Trace
 from harness.template import Template, scratch_folder, start_clone, wrap_input
 from harness.verdict import Evidence, Finding, Verdict
 
@@ -95,12 +95,16 @@ def run_trial(trial: Trial) -> TrialResult:
     )
 
 
-def collect(trial: Trial) -> Evidence:
-    """Run a trial and return what the guest left behind, unjudged."""
+def collect(trial: Trial, trace: Trace | None = None) -> Evidence:
+    """Run a trial and return what the guest left behind, unjudged.
+
+    Args:
+        trace: a log of executed code to write, which takes a few times as long.
+    """
     limit_s = time_limit_s(trial)
     with scratch_folder() as folder:
         content = wrap_input(trial.program)
-        with start_clone(trial.template, folder, content) as qemu:
+        with start_clone(trial.template, folder, content, trace=trace) as qemu:
             status = qemu.wait_exit(Deadline.after(limit_s))
         return Evidence(
             console=(folder / "console.log").read_bytes(),

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The sweep: stop a task at every instruction of a module, and see what unload does.
+
+A profiling trial of each scenario says which points it reaches, and who does. Every reached
+point then gets a trial of its own, in which the task is held there while the module is unloaded
+(or, where init or exit themselves are stopped, while the others go on), and a verdict.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import enum
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from harness import elf, lab, symbolise, verdict
+from harness.errors import GuestError
+from harness.exectrace import Visit
+from harness.lab import Lab, Subject
+from harness.plan import Action, Plan
+from harness.points import Point
+from harness.program import Program
+from harness.scenario import Scenario
+from harness.trial import Trial, TrialResult
+from harness.verdict import Event, Finding
+
+#: Never reached: the profiling trial has a plan too, so that it runs as the others do.
+_NEVER: Final = 10**15
+
+#: Instructions behind which QEMU begins a new block.
+_ENDS: Final = re.compile(r"(j|call|ret|iret|loop|rep|sys|int|hlt|ud2|sti|popf|in |out )")
+
+_PAGE: Final = 4096
+
+#: The role of the kernel's threads and callbacks.
+KERNEL: Final = "kernel"
+
+#: What delete_module answers when it refuses.
+_REFUSED: Final = ("EAGAIN", "EBUSY")
+
+
+class Verdict(enum.StrEnum):
+    """What became of a point, the worst first."""
+
+    FINDING = "finding"
+    #: The task could not be preempted there: interrupts off, a lock held, softirq.
+    LATE = "late"
+    #: Unload waited for the task, and then both went well.
+    WAITED = "waited"
+    #: Unload was refused.
+    PROTECTED = "protected"
+    #: The task had left the module before unload went through.
+    GONE = "gone"
+    #: Nothing went wrong.
+    CLEAN = "clean"
+    UNREACHED = "unreached"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A point that a scenario reaches, and by which actors."""
+
+    point: Point
+    scenario: str
+    #: Pattern for the names of the actors that play one part; "kernel" for its threads.
+    role: str
+    hits: int
+    #: How early, among all that the scenario reaches.
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one plan."""
+
+    plan: Plan
+    reach: Reach
+    verdict: Verdict
+    #: Where the task really stopped, or what the unload waited in.
+    detail: str
+    findings: tuple[Finding, ...]
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PointReport:
+    """A line of the report."""
+
+    point: Point
+    hits: int
+    verdict: Verdict
+    detail: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A distinct finding with the shortest plan that shows it."""
+
+    finding: Finding
+    outcome: Outcome
+    trial: Trial
+    result: TrialResult
+    #: How many plans have shown it.
+    plans: int
+
+
+@dataclass(slots=True)
+class Sweep:
+    """The state and result of a sweep."""
+
+    subject: Subject
+    points: tuple[Point, ...]
+    reached: tuple[Reach, ...] = ()
+    outcomes: list[Outcome] = field(default_factory=list)
+    found: dict[str, Found] = field(default_factory=dict)
+
+    def reports(self) -> list[PointReport]:
+        """Return a line for each point, in the order of the file."""
+        by_point: dict[Point, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            by_point.setdefault(outcome.reach.point, []).append(outcome)
+        hits: dict[Point, int] = {}
+        for reach in self.reached:
+            hits[reach.point] = hits.get(reach.point, 0) + reach.hits
+        rank = list(Verdict)
+        lines = []
+        for point in self.points:
+            outcomes = sorted(
+                by_point.get(point, ()), key=lambda outcome: rank.index(outcome.verdict)
+            )
+            worst = outcomes[0] if outcomes else None
+            lines.append(
+                PointReport(
+                    point,
+                    hits.get(point, 0),
+                    worst.verdict if worst else Verdict.UNREACHED,
+                    worst.detail if worst else "",
+                    tuple(outcomes),
+                )
+            )
+        return lines
+
+    def totals(self) -> dict[str, int]:
+        """Return how many points have each verdict."""
+        reports = self.reports()
+        return {kind.value: sum(report.verdict is kind for report in reports) for kind in Verdict}
+
+
+def run_sweep(
+    made: Lab,
+    subject: Subject,
+    workloads: Sequence[Scenario],
+    *,
+    seed: int,
+    cycles: int | None,
+    actions: Sequence[Action],
+    workers: int,
+    wanted: Callable[[Reach], bool] = lambda reach: True,
+    progress: Callable[[str, float | None], None] = lambda what, done: None,
+) -> Sweep:
+    """Profile the scenarios, then run a trial for every plan.
+
+    Args:
+        cycles: how often a scenario goes round, where it can be told.
+        wanted: which of the reached points to stop at.
+
+    Raises:
+        HarnessError: a trial left no evidence; nothing of the sweep is kept.
+    """
+    sweep = Sweep(subject, made.points(subject.module.ko))
+    reached: list[Reach] = []
+    for workload in workloads:
+        progress(f"profiling {subject.family.name} {subject.module.variant} {workload.name}", None)
+        reached += profile(made, subject, workload, seed=seed, cycles=cycles)
+    sweep.reached = tuple(reached)
+    plans = [
+        (plan, reach)
+        for reach in choose(reached)
+        if wanted(reach)
+        for plan in plans_for(reach, actions)
+    ]
+    by_name = {workload.name: workload for workload in workloads}
+    pending: dict[int, tuple[Plan, Reach]] = {}
+
+    def trials() -> Iterator[Trial]:
+        for plan, reach in plans:
+            trial = made.parked_trial(subject, by_name[reach.scenario], seed, plan, cycles)
+            pending[id(trial)] = (plan, reach)
+            yield trial
+
+    for trial, result in lab.run_trials(trials(), workers, stop=lambda result: False):
+        plan, reach = pending.pop(id(trial))
+        outcome = judge(plan, reach, result, subject.module.ko)
+        sweep.outcomes.append(outcome)
+        for finding in outcome.findings:
+            _keep_shortest(sweep, finding, outcome, trial, result)
+        done = len(sweep.outcomes) / len(plans)
+        progress(
+            f"sweeping {subject.family.name} {subject.module.variant} "
+            f"({len(sweep.outcomes)} of {len(plans)} plans)",
+            done,
+        )
+    sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
+    return sweep
+
+
+def _shortness(outcome: Outcome) -> tuple[int, int, int]:
+    """A plan is shorter the simpler its action is and the earlier it comes to it."""
+    action = list(Action).index(outcome.plan.action)
+    return action, outcome.plan.hit, outcome.reach.order
+
+
+def _keep_shortest(
+    sweep: Sweep, finding: Finding, outcome: Outcome, trial: Trial, result: TrialResult
+) -> None:
+    known = sweep.found.get(finding.title)
+    count = 1 if known is None else known.plans + 1
+    if known is None or _shortness(outcome) < _shortness(known.outcome):
+        sweep.found[finding.title] = Found(finding, outcome, trial, result, count)
+    else:
+        sweep.found[finding.title] = dataclasses.replace(known, plans=count)
+
+
+# ---- which points, and by whom ------------------------------------------------------------------
+
+
+def profile(
+    made: Lab, subject: Subject, workload: Scenario, *, seed: int, cycles: int | None
+) -> list[Reach]:
+    """Return what a scenario reaches, from one trial that QEMU logs.
+
+    Raises:
+        GuestError: the trial left no evidence, or did not load the module.
+    """
+    known = made.points(subject.module.ko)
+    # Any point does: nobody gets there so often.
+    never = Plan("*", known[0].function, known[0].offset, _NEVER)
+    trial = made.parked_trial(subject, workload, seed, never, cycles)
+    visits, evidence = made.visits(trial)
+    program = Program.parse(trial.program)
+    bases = module_bases(verdict.parse_report(evidence.report), subject.module.name)
+    if not bases:
+        raise GuestError(f"scenario {workload.name}: no trace of the module in its report")
+    located = locate(visits, bases, subject.module.ko, known)
+    roles = actor_roles(program)
+    counts: dict[tuple[Point, str], list[int]] = {}
+    for order, (point, actor) in enumerate(located):
+        role = roles.get(actor) if actor is not None else KERNEL
+        if role is not None:
+            counts.setdefault((point, role), [0, order])[0] += 1
+    return [
+        Reach(point, workload.name, role, hits, order)
+        for (point, role), (hits, order) in counts.items()
+    ]
+
+
+def actor_roles(program: Program) -> dict[int, str]:
+    """Number of an actor → pattern for the names of all that play the same part.
+
+    The setup and the teardown of a program are no users of the module.
+    """
+    by_place: dict[str, list[str]] = {}
+    for actor in program.actors:
+        by_place.setdefault(actor.place, []).append(actor.name)
+    roles = {}
+    for number, actor in enumerate(program.actors):
+        same = by_place[actor.place]
+        roles[number] = f"{actor.name.rpartition('.')[0]}.*" if len(same) > 1 else actor.name
+    return roles
+
+
+def module_bases(events: Iterable[Event], module: str) -> list[tuple[int, int]]:
+    """Address and size of the module's core in each of its lives."""
+    return sorted(
+        {
+            (int(str(event["base"]), 0), int(event["size"]))
+            for event in events
+            if event["ev"] in ("life", "inside") and event["module"] == module
+        }
+    )
+
+
+def locate(
+    visits: Sequence[Visit], bases: Sequence[tuple[int, int]], ko: Path, known: Sequence[Point]
+) -> list[tuple[Point, int | None]]:
+    """Return every point that was reached and by which actor, in order of time."""
+    places = _Places(visits, bases, ko)
+    by_section: dict[str, list[Point]] = {}
+    for point in known:
+        by_section.setdefault(point.section, []).append(point)
+    blocks: list[tuple[int | None, list[Point]]] = []
+    previous: dict[int | None, list[Point]] = {}
+    for visit in visits:
+        section, value = places.find(visit.address)
+        members = by_section.get(section, [])
+        at = bisect.bisect_left(members, value, key=lambda point: point.value)
+        if at == len(members) or members[at].value != value:
+            continue
+        before = previous.get(visit.actor, [])
+        if members[at] in before[1:]:
+            # That block was left early, and this one is its rest.
+            del before[before.index(members[at]) :]
+        block = _block(members, at, visit.limit)
+        previous[visit.actor] = block
+        blocks.append((visit.actor, block))
+    return [(point, actor) for actor, block in blocks for point in block]
+
+
+def _block(members: Sequence[Point], at: int, limit: int) -> list[Point]:
+    """Straight code from a point on: to the first jump, or as far as QEMU would go."""
+    block = [members[at]]
+    while (
+        not _ENDS.match(block[-1].text)
+        and (not limit or len(block) < limit)
+        and at + len(block) < len(members)
+        and members[at + len(block)].function == block[0].function
+    ):
+        block.append(members[at + len(block)])
+    return block
+
+
+class _Places:
+    """Addresses of a module to sections and offsets, in whichever of its lives.
+
+    What begins with ``.init`` lies in a region of its own that is freed after init, and
+    whose beginning only the trace tells: the first page of those that are none of the core's.
+    """
+
+    def __init__(self, visits: Sequence[Visit], bases: Sequence[tuple[int, int]], ko: Path) -> None:
+        self._bases = bases
+        file = elf.load(ko)
+        self._layout = [
+            (file.sections[index].name, start, file.sections[index].size)
+            for index, start in symbolise.text_layout(file)
+        ]
+        outside = {visit.address & -_PAGE for visit in visits if not self._life(visit.address)}
+        self._init: dict[int, int] = {}
+        for page in sorted(outside):
+            self._init[page] = self._init.get(page - _PAGE, page)
+
+    def find(self, address: int) -> tuple[str, int]:
+        life = self._life(address)
+        if life is None:
+            return ".init.text", address - self._init[address & -_PAGE]
+        for section, start, size in self._layout:
+            if start <= address - life < start + size:
+                return section, address - life - start
+        return "", 0
+
+    def _life(self, address: int) -> int | None:
+        return next((base for base, size in self._bases if base <= address < base + size), None)
+
+
+# ---- which plans --------------------------------------------------------------------------------
+
+
+def choose(reached: Sequence[Reach]) -> list[Reach]:
+    """For each point the scenario that comes to it first, with everybody who does in that one."""
+    best: dict[Point, Reach] = {}
+    for reach in reached:
+        if reach.role != KERNEL and (
+            reach.point not in best or reach.order < best[reach.point].order
+        ):
+            best[reach.point] = reach
+    return [
+        reach
+        for reach in reached
+        if reach.role != KERNEL and reach.scenario == best[reach.point].scenario
+    ]
+
+
+def plans_for(reach: Reach, actions: Sequence[Action]) -> list[Plan]:
+    """The plans for one point and role."""
+    point = reach.point
+    return [Plan(reach.role, point.function, point.offset, 1, action) for action in actions]
+
+
+# ---- what became of a plan ----------------------------------------------------------------------
+
+
+def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
+    """Return a plan's outcome from its trial's result."""
+    by_name = {event["ev"]: event for event in verdict.parse_report(result.evidence.report)}
+    kind, detail = _judge(by_name, reach.point, ko)
+    if result.findings:
+        kind, detail = Verdict.FINDING, result.findings[0].title
+    return Outcome(plan, reach, kind, detail, result.findings, result.wall_s)
+
+
+def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, str]:
+    parked, ended = events.get("parked"), events.get("let-go")
+    if parked is None or ended is None:
+        return Verdict.UNREACHED, ""
+    stopped = stopped_at(parked.get("stack", ""), point, ko)
+    if stopped is not None:
+        return Verdict.LATE, f"stopped in {stopped}"
+    if ended["gave_way"]:
+        waited = frames(ended.get("waited_in", ""))
+        return Verdict.WAITED, f"in {waited[0].partition('+')[0]}" if waited else ""
+    answers = list(ended["answers"].values())
+    if any(answer in _REFUSED for answer in answers):
+        return Verdict.PROTECTED, ""
+    if "ENOENT" in answers or not ended["held"]:
+        return Verdict.GONE, ""
+    return Verdict.CLEAN, ""
+
+
+def frames(stack: str) -> list[str]:
+    """Frames of /proc/PID/stack: ``function+0x1/0x2 [module]``."""
+    return re.findall(r"^\[<0>\] (.+)$", stack, re.MULTILINE)
+
+
+def stopped_at(stack: str, point: Point, ko: Path) -> str | None:
+    """Return where a task was stopped instead of at a point; None if it was there.
+
+    A task that is preempted at an instruction stands below the interrupt that did
+    it; one that could not be preempted at once stands in what enabled that again.
+    """
+    listed = frames(stack)
+    for above, frame in itertools.pairwise(listed):
+        if above.startswith("asm_"):
+            match = re.fullmatch(r"(.+)\+0x([0-9a-f]+)/0x\S+ \[\S+\]", frame)
+            if match and _value(ko, point.section, match[1]) + int(match[2], 16) == point.value:
+                return None
+            return frame
+    return listed[0] if listed else "unknown"
+
+
+def _value(ko: Path, section: str, function: str) -> int:
+    """Offset of a function in its section; far off where there is none."""
+    file = elf.load(ko)
+    for symbol in file.by_name.get(function, ()):
+        if file.sections[symbol.section].name == section:
+            return symbol.value
+    return -1 << 62
