@@ -97,7 +97,7 @@ def _parser() -> _Parser:
     call.add_argument("--scenario", action="append", metavar="NAME",
                       help="file or name; may be repeated (default: the module's own)")  # fmt: skip
     call.add_argument("--action", action="append", choices=[action.value for action in Action],
-                      help="what is done then; may be repeated (default: delete_module)")  # fmt: skip
+                      help="what is done then; repeatable (default: delete_module)")  # fmt: skip
     call.add_argument("--function", action="append", metavar="PATTERN",
                       help="only points of such functions; may be repeated")  # fmt: skip
     call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")

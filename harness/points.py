@@ -27,6 +27,13 @@ SECTIONS: Final = (".text", ".text.hot", ".text.unlikely", ".init.text", ".exit.
 #: What stands between functions, and is never run.
 _PADDING: Final = ("nop", "int3")
 
+#: What functions begin with under ftrace (``-mfentry``), behind an ``endbr64`` if there
+#: is one; the kernel makes it a no-operation at load. Other calls that are filled in at
+#: load look the same: a call of what follows.
+TRACER_CALL: Final = "call __fentry__"
+_TRACER_OFFSETS: Final = (0, 4)
+_CALL_BYTES: Final = 5
+
 _MACHINES: Final = {"x86-64": (capstone.CS_ARCH_X86, capstone.CS_MODE_64)}
 
 
@@ -93,6 +100,8 @@ def _decode(decoder: capstone.Cs, file: elf.Elf, index: int, code: bytes) -> lis
             if mnemonic != ".byte":
                 text = f"{mnemonic} {operands}".strip()
                 offset = address - symbol.value
+                if offset in _TRACER_OFFSETS and text == f"call {address + _CALL_BYTES:#x}":
+                    text = TRACER_CALL
                 found.append(Point(section.name, address, symbol.name, offset, text))
         while found and found[-1].text.split(" ")[0] in _PADDING:
             found.pop()

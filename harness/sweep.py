@@ -23,7 +23,7 @@ from harness.errors import GuestError
 from harness.exectrace import Visit
 from harness.lab import Lab, Subject
 from harness.plan import Action, Plan
-from harness.points import Point
+from harness.points import TRACER_CALL, Point
 from harness.program import Program
 from harness.scenario import Scenario
 from harness.trial import Trial, TrialResult
@@ -58,6 +58,8 @@ class Verdict(enum.StrEnum):
     GONE = "gone"
     #: Nothing went wrong.
     CLEAN = "clean"
+    #: Reached, but nobody asked for it.
+    SKIPPED = "skipped"
     UNREACHED = "unreached"
 
 
@@ -135,11 +137,12 @@ class Sweep:
                 by_point.get(point, ()), key=lambda outcome: rank.index(outcome.verdict)
             )
             worst = outcomes[0] if outcomes else None
+            without = Verdict.SKIPPED if point in hits else Verdict.UNREACHED
             lines.append(
                 PointReport(
                     point,
                     hits.get(point, 0),
-                    worst.verdict if worst else Verdict.UNREACHED,
+                    worst.verdict if worst else without,
                     worst.detail if worst else "",
                     tuple(outcomes),
                 )
@@ -316,7 +319,7 @@ def _block(members: Sequence[Point], at: int, limit: int) -> list[Point]:
     """Straight code from a point on: to the first jump, or as far as QEMU would go."""
     block = [members[at]]
     while (
-        not _ENDS.match(block[-1].text)
+        (block[-1].text == TRACER_CALL or not _ENDS.match(block[-1].text))
         and (not limit or len(block) < limit)
         and at + len(block) < len(members)
         and members[at + len(block)].function == block[0].function
@@ -389,7 +392,9 @@ def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
     by_name = {event["ev"]: event for event in verdict.parse_report(result.evidence.report)}
     kind, detail = _judge(by_name, reach.point, ko)
     if result.findings:
-        kind, detail = Verdict.FINDING, result.findings[0].title
+        # That a task was inside is what the sweep alone can say.
+        inside = [one for one in result.findings if one.kind is verdict.Kind.INSIDE]
+        kind, detail = Verdict.FINDING, (inside or result.findings)[0].title
     return Outcome(plan, reach, kind, detail, result.findings, result.wall_s)
 
 
@@ -397,7 +402,7 @@ def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, s
     parked, ended = events.get("parked"), events.get("let-go")
     if parked is None or ended is None:
         return Verdict.UNREACHED, ""
-    stopped = stopped_at(parked.get("stack", ""), point, ko)
+    stopped = stopped_at(parked, point, ko)
     if stopped is not None:
         return Verdict.LATE, f"stopped in {stopped}"
     if ended["gave_way"]:
@@ -416,19 +421,20 @@ def frames(stack: str) -> list[str]:
     return re.findall(r"^\[<0>\] (.+)$", stack, re.MULTILINE)
 
 
-def stopped_at(stack: str, point: Point, ko: Path) -> str | None:
+def stopped_at(parked: Event, point: Point, ko: Path) -> str | None:
     """Return where a task was stopped instead of at a point; None if it was there.
 
     A task that is preempted at an instruction stands below the interrupt that did
     it; one that could not be preempted at once stands in what enabled that again.
     """
-    listed = frames(stack)
+    listed = frames(parked.get("stack", ""))
     for above, frame in itertools.pairwise(listed):
         if above.startswith("asm_"):
             match = re.fullmatch(r"(.+)\+0x([0-9a-f]+)/0x\S+ \[\S+\]", frame)
             if match and _value(ko, point.section, match[1]) + int(match[2], 16) == point.value:
                 return None
-            return frame
+            # The first address of all has no function before it to be named after.
+            return None if frame == f"0x{int(str(parked['ip']), 0):016x}" else frame
     return listed[0] if listed else "unknown"
 
 

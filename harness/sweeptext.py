@@ -21,6 +21,7 @@ _STYLES: Final = {
     Verdict.PROTECTED: "green",
     Verdict.GONE: "green",
     Verdict.CLEAN: "green",
+    Verdict.SKIPPED: "dim",
     Verdict.UNREACHED: "dim",
 }
 
@@ -104,7 +105,7 @@ def print_listing(
     console.print()
     totals = sweep.totals()
     console.print(", ".join(f"{count} {name}" for name, count in totals.items() if count))
-    reached = sum(totals.values()) - totals[Verdict.UNREACHED.value]
+    reached = len({reach.point for reach in sweep.reached})
     console.print(
         f"{reached} of {len(sweep.points)} points reached; {len(sweep.outcomes)} plans run"
     )

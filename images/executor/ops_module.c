@@ -40,12 +40,18 @@ int op_delete_module(struct ctx *c, const struct node *n)
 
 	known = module_range(name, &base, &size);
 	life = life_open(module);
-	if (c->index == ACTOR_UNLOADER)
+	if (c->index == ACTOR_UNLOADER) {
 		note_before(c, name);
-	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i))
-		return errno;
-	if (c->index == ACTOR_UNLOADER)
+		/* Users may fail from its start on, if it is not refused. */
 		atomic_store(&shared->park.unloaded, 1);
+	}
+	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i)) {
+		int err = errno;
+
+		if (c->index == ACTOR_UNLOADER)
+			atomic_store(&shared->park.unloaded, 0);
+		return err;
+	}
 	life_unloaded(life, module, now_us());
 	if (known && size)
 		find_inside(c, name, base, size);
