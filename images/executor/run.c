@@ -153,6 +153,27 @@ static void tell_hung(const struct program *prog, unsigned int first, unsigned i
 	}
 }
 
+/*
+ * Whether all that a plan did was refused. Nothing has changed then: what follows
+ * is what follows without the plan, and need not be run again for each point.
+ */
+static bool plan_refused(const struct program *prog)
+{
+	const struct actor *unloader = &prog->actor[ACTOR_UNLOADER];
+
+	if (!prog->park || prog->park->users || !atomic_load(&shared->park.over) ||
+	    shared->park.gave_way)
+		return false;
+	for (uint32_t i = unloader->first; i < unloader->end; i++) {
+		int res = shared->node[i].seen[0].res;
+
+		if (strcmp(prog->node[i].type->name, "delete_module") ||
+		    (res != EAGAIN && res != EBUSY))
+			return false;
+	}
+	return true;
+}
+
 /* Waits until @word has reached @goal, telling what happens on the way. */
 static bool wait_word(const struct program *prog, _Atomic uint32_t *word, uint32_t goal,
 		      uint64_t deadline)
@@ -162,7 +183,7 @@ static bool wait_word(const struct program *prog, _Atomic uint32_t *word, uint32
 
 		reap(prog);
 		tell_news(prog);
-		if (atomic_load(word) >= goal)
+		if (atomic_load(word) >= goal || plan_refused(prog))
 			return true;
 		if (now_us() >= deadline)
 			return false;
@@ -327,6 +348,23 @@ static bool run_bounded(const char *name, void (*work)(void), uint64_t bound_us)
 	return !waits && WIFEXITED(status) && !WEXITSTATUS(status);
 }
 
+/* The end of a program that was not run to its end, because there was no more to see. */
+static void tell_short_end(const struct program *prog)
+{
+	tell_news(prog);
+	ev_begin("refused");
+	ev_str("plan", prog->park->plan);
+	ev_end_always();
+	tell_modules(prog);
+	detectors_report();
+	ev_begin("end");
+	ev_u64("us", now_us());
+	ev_bool("ok", true);
+	ev_u64("hangs", 0);
+	ev_u64("stuck", 0);
+	ev_end_always();
+}
+
 /* Returns whether everything ended by itself. */
 bool run_program(const struct program *prog)
 {
@@ -344,6 +382,10 @@ bool run_program(const struct program *prog)
 	ok = run_phase(prog, ACTOR_SETUP, start + prog->bound_us);
 	if (ok)
 		ok = run_actors(prog, start + prog->bound_us);
+	if (plan_refused(prog)) {
+		tell_short_end(prog);
+		return true;
+	}
 	finish_plan(prog, start + prog->bound_us);
 	ok &= run_phase(prog, ACTOR_TEARDOWN, now_us() + TEARDOWN_US);
 	tell_news(prog);
