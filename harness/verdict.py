@@ -219,7 +219,10 @@ def _require_evidence(events: dict[str, list[Event]]) -> None:
     """Refuse to pass a trial in which nothing was put to the test, or nobody looked."""
     for event in events.get("trouble", ()):
         raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
-    if not sum(event.get("loaded", 0) for event in events.get("loaded", ())):
+    # A task that was stopped at an instruction of the module is proof enough of it.
+    if "parked" not in events and not sum(
+        event.get("loaded", 0) for event in events.get("loaded", ())
+    ):
         raise GuestError("the module was never loaded: this trial shows nothing")
     for missing, what in (("audited", "residue was not looked for"), ("detectors", "no detectors")):
         # A plan whose unload was refused changed nothing, and ends its trial at once.
