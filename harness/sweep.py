@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness import elf, lab, symbolise, verdict
+from harness import elf, lab, ops, symbolise, verdict
 from harness.errors import GuestError
 from harness.exectrace import Visit
 from harness.lab import Lab, Subject
@@ -266,12 +266,12 @@ def profile(
 def actor_roles(program: Program) -> dict[int, str]:
     """Number of an actor → pattern for the names of all that play the same part.
 
-    The setup and the teardown of a program are no users of the module.
+    The teardown of a program is no user of the module, and nobody else runs then.
     """
     by_place: dict[str, list[str]] = {}
     for actor in program.actors:
         by_place.setdefault(actor.place, []).append(actor.name)
-    roles = {}
+    roles = {ops.MAX_ACTORS: "setup"}
     for number, actor in enumerate(program.actors):
         same = by_place[actor.place]
         roles[number] = f"{actor.name.rpartition('.')[0]}.*" if len(same) > 1 else actor.name
@@ -367,15 +367,9 @@ def choose(reached: Sequence[Reach]) -> list[Reach]:
     """For each point the scenario that comes to it first, with everybody who does in that one."""
     best: dict[Point, Reach] = {}
     for reach in reached:
-        if reach.role != KERNEL and (
-            reach.point not in best or reach.order < best[reach.point].order
-        ):
+        if reach.point not in best or reach.order < best[reach.point].order:
             best[reach.point] = reach
-    return [
-        reach
-        for reach in reached
-        if reach.role != KERNEL and reach.scenario == best[reach.point].scenario
-    ]
+    return [reach for reach in reached if reach.scenario == best[reach.point].scenario]
 
 
 def plans_for(reach: Reach, actions: Sequence[Action]) -> list[Plan]:
@@ -430,18 +424,29 @@ def stopped_at(parked: Event, point: Point, ko: Path) -> str | None:
     listed = frames(parked.get("stack", ""))
     for above, frame in itertools.pairwise(listed):
         if above.startswith("asm_"):
-            match = re.fullmatch(r"(.+)\+0x([0-9a-f]+)/0x\S+ \[\S+\]", frame)
-            if match and _value(ko, point.section, match[1]) + int(match[2], 16) == point.value:
-                return None
-            # The first address of all has no function before it to be named after.
-            return None if frame == f"0x{int(str(parked['ip']), 0):016x}" else frame
+            return None if _is_at(frame, parked, point, ko) else frame
     return listed[0] if listed else "unknown"
 
 
-def _value(ko: Path, section: str, function: str) -> int:
-    """Offset of a function in its section; far off where there is none."""
+def _is_at(frame: str, parked: Event, point: Point, ko: Path) -> bool:
+    """Whether a frame is the point's address, whatever function it is named after.
+
+    The kernel names a return address, so that the first one of a function is the end
+    of the one before, which may lie in another section, or has no name at all.
+    """
+    address = int(str(parked["ip"]), 0)
+    if frame == f"0x{address:016x}":
+        return True
+    match = re.fullmatch(r"(.+)\+0x([0-9a-f]+)/0x\S+ \[\S+\]", frame)
+    if match is None:
+        return False
     file = elf.load(ko)
-    for symbol in file.by_name.get(function, ()):
-        if file.sections[symbol.section].name == section:
-            return symbol.value
-    return -1 << 62
+    starts = {file.sections[index].name: start for index, start in symbolise.text_layout(file)}
+    base = int(str(parked["section_at"]), 0) - starts.get(point.section, 0)
+    for symbol in file.by_name.get(match[1], ()):
+        section = file.sections[symbol.section].name
+        comparable = section == point.section or {section, point.section} <= set(starts)
+        at = base + starts.get(section, 0) + symbol.value + int(match[2], 16)
+        if comparable and at == address:
+            return True
+    return False

@@ -47,8 +47,8 @@ def test_plans_round_trip(one: Plan) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "user", "user foo #1 then users", "user foo+0x1 then users", "user foo+0x1 #0 then users",
-        "user foo+0x1 #1", "user foo+-1 #1 then users", "user foo+0x1 #1 then users;", "a b foo+1 #1",
+        "", "user", "user foo #1 then users", "user foo+0x1 then users", "u foo+0x1 #0 then users",
+        "user foo+0x1 #1", "user foo+-1 #1 then users", "user foo+0x1 #1 then users;", "a b foo+1",
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused(text: str) -> None:

@@ -84,7 +84,7 @@ def test_what_the_compiler_made_for_itself_is_left_out(tmp_path: Path) -> None:
 
 
 def test_call_of_the_tracer_is_told_from_other_calls(tmp_path: Path) -> None:
-    ko = compile_object(tmp_path, "-pg", "-mfentry", "-mrecord-mcount")
+    ko = compile_object(tmp_path, "-pg", "-mfentry", "-mrecord-mcount", "-fno-pie")
     found = points.find_points(ko)
     calls = [point for point in found if point.text.startswith("call") and "second" in point.name]
     assert [point.text for point in calls if point.offset == 0] == [points.TRACER_CALL]

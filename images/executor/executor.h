@@ -43,6 +43,9 @@
 #define ACTOR_TEARDOWN	(MAX_ACTORS + 1)
 #define ACTOR_UNLOADER	(MAX_ACTORS + 2)
 #define ALL_ACTORS	(MAX_ACTORS + 3)
+/* A thread of the kernel's where an actor's number stands. */
+#define ACTOR_KERNEL	ALL_ACTORS
+#define ROLE_KERNEL	"kernel"
 
 /*
  * What an op answers: 0, an errno, or one of these. They share one space of
@@ -276,8 +279,9 @@ struct park_state {
 	uint64_t section, address;
 
 	_Atomic uint32_t hit;
-	unsigned int actor;
+	unsigned int actor;		/* or ACTOR_KERNEL */
 	int tid;
+	char comm[32];			/* of a kernel thread */
 	uint64_t ip, hits, hit_us;
 	char stack[STACK_TEXT];
 

@@ -121,7 +121,7 @@ static void note_inside(const struct ctx *c, unsigned int actor, const char *mod
 			uint64_t base, uint64_t size, const char *text)
 {
 	uint32_t slot = atomic_fetch_add(&shared->ninside, 1);
-	uint32_t node = atomic_load(&shared->actor[actor].node);
+	uint32_t node = actor < ALL_ACTORS ? atomic_load(&shared->actor[actor].node) : 0;
 	struct inside *in;
 
 	if (slot >= MAX_INSIDE)
@@ -144,7 +144,28 @@ static void note_inside(const struct ctx *c, unsigned int actor, const char *mod
  * (unwind_get_return_address() answers 0), so what counts is where a task was
  * before, and that it has not run since.
  */
-static struct { uint64_t switches; char text[STACK_TEXT]; } before[MAX_ACTORS];
+static struct before {
+	int pid, tid;
+	uint64_t switches;
+	char text[STACK_TEXT];
+} before[MAX_ACTORS + 1];
+
+static void note_one(struct before *one, int pid, int tid, const char *frame)
+{
+	one->pid = pid;
+	one->tid = tid;
+	one->switches = 0;
+	if (!pid)
+		return;
+	stack_text(pid, tid, one->text, STACK_TEXT);
+	if (strstr(one->text, frame))
+		one->switches = task_switches(pid, tid);
+}
+
+static bool inside_since(const struct before *one)
+{
+	return one->switches && one->switches == task_switches(one->pid, one->tid);
+}
 
 void note_before(const struct ctx *c, const char *module)
 {
@@ -153,20 +174,13 @@ void note_before(const struct ctx *c, const char *module)
 	snprintf(frame, sizeof(frame), " [%s]", module);
 	for (unsigned int i = 0; i < c->prog->nactors; i++) {
 		struct actor_state *st = &shared->actor[i];
-		int pid = atomic_load(&st->pid), tid = atomic_load(&st->tid);
+		bool runs = i != c->index && !atomic_load(&st->done) && !atomic_load(&st->died);
 
-		before[i].switches = 0;
-		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
-			continue;
-		stack_text(pid, tid, before[i].text, STACK_TEXT);
-		if (strstr(before[i].text, frame))
-			before[i].switches = task_switches(pid, tid);
+		note_one(&before[i], runs ? atomic_load(&st->pid) : 0, atomic_load(&st->tid), frame);
 	}
-}
-
-static bool inside_since(unsigned int actor, int pid, int tid)
-{
-	return before[actor].switches && before[actor].switches == task_switches(pid, tid);
+	/* Whom a plan has stopped may be nobody's actor. */
+	if (atomic_load(&shared->park.hit) && shared->park.actor == ACTOR_KERNEL)
+		note_one(&before[MAX_ACTORS], shared->park.tid, shared->park.tid, frame);
 }
 
 /* Looks at one task; for a process actor at each of its threads. */
@@ -185,9 +199,11 @@ void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_
 
 		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
 			continue;
-		if (inside_since(i, pid, tid))
+		if (inside_since(&before[i]))
 			note_inside(c, i, module, base, size, before[i].text);
 		else if (task_inside(pid, tid, base, size, text))
 			note_inside(c, i, module, base, size, text);
 	}
+	if (inside_since(&before[MAX_ACTORS]))
+		note_inside(c, ACTOR_KERNEL, module, base, size, before[MAX_ACTORS].text);
 }

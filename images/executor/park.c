@@ -105,10 +105,11 @@ static int request[2] = { -1, -1 };
 static pid_t director_pid, spinner_pid;
 
 static struct watch gate = { .fd = -1 };
-static struct watch watches[ALL_ACTORS];
+static struct watch watches[ALL_ACTORS + 1];
 static unsigned int nwatches;
 static uint64_t point_address;
-static uint64_t hits_before[ALL_ACTORS];	/* in earlier lives of the module */
+static bool of_kernel;		/* the role is any thread but the program's */
+static uint64_t hits_before[ALL_ACTORS + 1];	/* in earlier lives of the module */
 
 static struct lifted lifted[MAX_TASKS];
 static unsigned int nlifted;
@@ -280,7 +281,7 @@ static bool plays(unsigned int actor)
 {
 	const struct actor_state *st = &shared->actor[actor];
 
-	return actor != ACTOR_UNLOADER && prog->actor[actor].name &&
+	return actor != ACTOR_UNLOADER && !of_kernel && prog->actor[actor].name &&
 	       !fnmatch(park->role, prog->actor[actor].name, 0) && atomic_load(&st->tid) &&
 	       !atomic_load(&st->done) && !atomic_load(&st->died);
 }
@@ -305,7 +306,8 @@ static void trouble(const char *what, int err)
 static void disarm_points(void)
 {
 	for (unsigned int i = 0; i < nwatches; i++) {
-		hits_before[watches[i].actor] += watch_count(&watches[i]);
+		if (watches[i].actor != ACTOR_KERNEL)
+			hits_before[watches[i].actor] += watch_count(&watches[i]);
 		watch_close(&watches[i]);
 	}
 	nwatches = 0;
@@ -323,6 +325,15 @@ static void arm_points(uint64_t section)
 	point_address = address;
 	ps->address = address;
 	ps->section = section;
+	/* Whose hit it was is seen afterwards: threads come and go. */
+	if (of_kernel && !nwatches) {
+		watches[0].actor = ACTOR_KERNEL;
+		err = watch_open(&watches[0], address, -1, 1);
+		if (err)
+			trouble("perf_event_open of a breakpoint", err);
+		else
+			nwatches = 1;
+	}
 	for (unsigned int i = 0; i < ALL_ACTORS; i++) {
 		if (!plays(i) || watch_of(i) || hits_before[i] >= park->hits)
 			continue;
@@ -389,10 +400,14 @@ static void lift_if_runnable_kthread(const struct task *task)
 		lift(task->tid, SCHED_FIFO, PRIO_KTHREAD);
 }
 
+static int victim_pid(void)
+{
+	return ps->actor == ACTOR_KERNEL ? ps->tid : atomic_load(&shared->actor[ps->actor].pid);
+}
+
 static void lift_if_runnable_other(const struct task *task)
 {
-	if (task->state == 'R' && task->tid != ps->tid &&
-	    task->tid != atomic_load(&shared->actor[ps->actor].pid) &&
+	if (task->state == 'R' && task->tid != ps->tid && task->tid != victim_pid() &&
 	    sched_getscheduler(task->tid) == SCHED_OTHER)
 		lift(task->tid, SCHED_RR, PRIO_LIFTED);
 }
@@ -532,14 +547,20 @@ static void run_users(void)
 
 static void hold(const struct watch *watch, uint64_t ip, int tid)
 {
-	int pid = atomic_load(&shared->actor[watch->actor].pid);
+	struct task task;
 	uint64_t switches;
+	int pid;
 
 	ps->hit_us = now_us();
 	ps->actor = watch->actor;
 	ps->tid = tid;
 	ps->ip = ip;
-	ps->hits = hits_before[watch->actor] + watch_count(watch);
+	ps->hits = hits_before[watch->actor];
+	if (watch->actor != ACTOR_KERNEL)
+		ps->hits += watch_count(watch);
+	else if (read_task(tid, &task))
+		copy_name(ps->comm, sizeof(ps->comm), task.comm);
+	pid = victim_pid();
 	stack_text(pid, tid, ps->stack, sizeof(ps->stack));
 	switches = task_switches(pid, tid);
 	tell_now(&ps->hit);
@@ -561,6 +582,25 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 
 /* ---- the director ---- */
 
+static bool is_of_program(int tid)
+{
+	if (tid == getpid() || tid == spinner_pid || tid == getppid())
+		return true;
+	for (unsigned int i = 0; i < ALL_ACTORS; i++) {
+		if (atomic_load(&shared->actor[i].tid) == tid)
+			return true;
+	}
+	return false;
+}
+
+/* Whether this is the hit that was waited for. */
+static bool is_the_one(const struct watch *watch, int tid)
+{
+	if (watch->actor != ACTOR_KERNEL)
+		return true;
+	return !is_of_program(tid) && ++hits_before[ACTOR_KERNEL] == park->hits;
+}
+
 static void on_request(void)
 {
 	uint32_t turn;
@@ -575,7 +615,7 @@ static void on_request(void)
 /* True once the plan has been carried out. */
 static bool on_events(void)
 {
-	struct pollfd fds[ALL_ACTORS + 2];
+	struct pollfd fds[ALL_ACTORS + 3];
 	int tid = 0;
 
 	fds[0] = (struct pollfd){ .fd = request[0], .events = POLLIN };
@@ -590,7 +630,7 @@ static bool on_events(void)
 		if (!(fds[2 + i].revents & POLLIN))
 			continue;
 		ip = watch_drain(&watches[i], &tid);
-		if (ip) {
+		if (ip && is_the_one(&watches[i], tid)) {
 			hold(&watches[i], ip, tid);
 			return true;
 		}
@@ -666,6 +706,9 @@ int park_start(const struct program *program)
 	prog = program;
 	park = program->park;
 	ps = &shared->park;
+	of_kernel = !strcmp(park->role, ROLE_KERNEL);
+	for (unsigned int i = 0; i < prog->nactors; i++)
+		of_kernel &= strcmp(prog->actor[i].name, ROLE_KERNEL) != 0;
 	if (pipe2(request, O_CLOEXEC))
 		return errno;
 	pid = fork();

@@ -16,6 +16,17 @@ static void ev_where(const struct program *prog, const char *key, uint32_t node_
 		ev_str(key, prog->node[node_plus_1 - 1].place);
 }
 
+/* An actor's name, or that of the kernel's thread that was stopped. */
+static void ev_who(const struct program *prog, unsigned int actor)
+{
+	if (actor != ACTOR_KERNEL) {
+		ev_str("actor", prog->actor[actor].name);
+		return;
+	}
+	ev_str("actor", ROLE_KERNEL);
+	ev_str("thread", shared->park.comm);
+}
+
 static void tell_data(const struct program *prog, unsigned int actor)
 {
 	struct actor_state *st = &shared->actor[actor];
@@ -64,7 +75,7 @@ static void tell_inside(const struct program *prog)
 			continue;
 		inside_told[i] = true;
 		ev_begin("inside");
-		ev_str("actor", prog->actor[in->actor].name);
+		ev_who(prog, in->actor);
 		ev_where(prog, "where", in->node);
 		ev_str("module", in->module);
 		ev_addr("base", in->base);
@@ -82,8 +93,9 @@ static void tell_parked(const struct program *prog)
 
 	ev_begin("parked");
 	ev_str("plan", prog->park->plan);
-	ev_str("actor", prog->actor[ps->actor].name);
-	ev_where(prog, "where", atomic_load(&shared->actor[ps->actor].node));
+	ev_who(prog, ps->actor);
+	if (ps->actor != ACTOR_KERNEL)
+		ev_where(prog, "where", atomic_load(&shared->actor[ps->actor].node));
 	ev_str("module", prog->park->module);
 	ev_str("section", prog->park->section);
 	ev_addr("section_at", ps->section);

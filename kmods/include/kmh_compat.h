@@ -147,4 +147,11 @@ static const struct address_space_operations __maybe_unused kmh_ram_aops = {
 };
 #endif
 
+/* 5.17 renamed it. */
+#if KMH_KERNEL(5, 17)
+#define kmh_module_put_and_exit module_put_and_kthread_exit
+#else
+#define kmh_module_put_and_exit module_put_and_exit
+#endif
+
 #endif
