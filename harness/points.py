@@ -100,7 +100,9 @@ def _decode(decoder: capstone.Cs, file: elf.Elf, index: int, code: bytes) -> lis
             if mnemonic != ".byte":
                 text = f"{mnemonic} {operands}".strip()
                 offset = address - symbol.value
-                if offset in _TRACER_OFFSETS and text == f"call {address + _CALL_BYTES:#x}":
+                # capstone writes numbers below 10 without 0x.
+                unfilled = (f"call {address + _CALL_BYTES:#x}", f"call {address + _CALL_BYTES}")
+                if offset in _TRACER_OFFSETS and text in unfilled:
                     text = TRACER_CALL
                 found.append(Point(section.name, address, symbol.name, offset, text))
         while found and found[-1].text.split(" ")[0] in _PADDING:
