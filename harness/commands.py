@@ -143,7 +143,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         workloads = tuple(scenario.load_scenario(name) for name in names)
     else:
         workloads = lab.family_scenarios(family, arguments.variant)
-    actions = [Action(name) for name in arguments.action or [Action.DELETE.value]]
+    actions = [Action(name) for name in arguments.action or ()]
     patterns = arguments.function or ["*"]
     with _progress() as progress:
         made = Lab(store.Store.open(), progress)
@@ -158,6 +158,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
             seed=arguments.seed,
             cycles=arguments.cycles,
             actions=actions,
+            hits=arguments.hits,
             workers=arguments.workers,
             wanted=lambda reach: any(
                 fnmatch.fnmatchcase(reach.point.function, pattern) for pattern in patterns

@@ -3,9 +3,10 @@
 
 With ``-d exec,cpu,nochain -dfilter RANGES`` QEMU logs each block of straight code in the ranges
 before it executes, with all registers. Tasks are told apart by their address space (CR3)
-and thread (FS base); which actor each of them is says the executor itself: every actor calls
-``actor_mark()`` (images/executor/actor.c) with its number in a register, and that function is one
-of the ranges. What no actor executed was a thread of the kernel's, or of the program's own life.
+and thread (FS base); which actor each of them is says the executor itself: before every op it calls
+``actor_mark()`` (images/executor/actor.c) with the numbers of actor and op in registers, and that
+function is one of the ranges. What no actor executed was a thread of the kernel's, or of the
+program's own life.
 
 QEMU 7.2: accel/tcg/cpu-exec.c, ``log_cpu_exec`` and ``cpu_tb_exec``; target/i386/cpu-dump.c.
 """
@@ -46,6 +47,7 @@ class Step:
     context: tuple[int, int]
     rdi: int
     rsi: int
+    rdx: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Visit:
     limit: int
     #: Number of the actor; None for a thread of the kernel.
     actor: int | None
+    #: Number of the op that it was in.
+    op: int | None = None
 
 
 def parse(lines: Iterable[str]) -> Iterator[Step]:
@@ -86,7 +90,8 @@ def parse(lines: Iterable[str]) -> Iterator[Step]:
             fields[name.strip()] = int(value, 16)
         if "CR3" in fields:
             context = (fields["CR3"] & _CR3_MASK, fields.get("FS", 0))
-            pending = Step(address, limit, context, fields.get("RDI", 0), fields.get("RSI", 0))
+            rdi, rsi, rdx = (fields.get(name, 0) for name in ("RDI", "RSI", "RDX"))
+            pending = Step(address, limit, context, rdi, rsi, rdx)
             address = None
     if pending is not None:
         yield pending
@@ -98,10 +103,11 @@ def visits(steps: Iterable[Step], mark: int) -> Iterator[Visit]:
     Args:
         mark: address of ``actor_mark``.
     """
-    actors: dict[tuple[int, int], int] = {}
+    actors: dict[tuple[int, int], tuple[int, int]] = {}
     for step in steps:
         if step.address == mark:
             if step.rsi == MARK_MAGIC:
-                actors[step.context] = step.rdi
+                actors[step.context] = (step.rdi, step.rdx)
         elif step.address >= MODULE_AREA[0]:
-            yield Visit(step.address, step.limit, actors.get(step.context))
+            actor, op = actors.get(step.context, (None, None))
+            yield Visit(step.address, step.limit, actor, op)

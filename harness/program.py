@@ -349,6 +349,15 @@ def walk(nodes: tuple[Node, ...], depth: int = 0) -> Iterator[tuple[int, Node | 
                     yield from walk(branch.body, depth + 1)
 
 
+def node_names(program: Program) -> tuple[str, ...]:
+    """The op of each node in the executor's numbering; control blocks have an empty name."""
+    bodies = [program.setup, *(actor.body for actor in program.actors)]
+    bodies += [program.park.body if program.park else (), program.teardown]
+    return tuple(
+        node.name if isinstance(node, Op) else "" for body in bodies for _, node in walk(body)
+    )
+
+
 def _check_whole(program: Program) -> None:
     """What no single line shows: names, sums and limits of the whole program."""
     names = [actor.name for actor in program.actors]

@@ -24,7 +24,7 @@ from harness.exectrace import Visit
 from harness.lab import Lab, Subject
 from harness.plan import Action, Plan
 from harness.points import TRACER_CALL, Point
-from harness.program import Program
+from harness.program import Program, node_names
 from harness.scenario import Scenario
 from harness.trial import Trial, TrialResult
 from harness.verdict import Event, Finding
@@ -71,6 +71,10 @@ class Reach:
     scenario: str
     #: Pattern for the names of the actors that play one part; "kernel" for its threads.
     role: str
+    #: The op in which they reach it; empty for threads of the kernel.
+    op: str
+    #: How many other actors the scenario has.
+    company: int
     hits: int
     #: How early, among all that the scenario reaches.
     order: int
@@ -162,7 +166,8 @@ def run_sweep(
     *,
     seed: int,
     cycles: int | None,
-    actions: Sequence[Action],
+    actions: Sequence[Action] = (),
+    hits: int = 1,
     workers: int,
     wanted: Callable[[Reach], bool] = lambda reach: True,
     progress: Callable[[str, float | None], None] = lambda what, done: None,
@@ -171,6 +176,7 @@ def run_sweep(
 
     Args:
         cycles: how often a scenario goes round, where it can be told.
+        actions, hits: see plans_for.
         wanted: which of the reached points to stop at.
 
     Raises:
@@ -186,7 +192,7 @@ def run_sweep(
         (plan, reach)
         for reach in choose(reached)
         if wanted(reach)
-        for plan in plans_for(reach, actions)
+        for plan in plans_for(reach, actions, hits)
     ]
     by_name = {workload.name: workload for workload in workloads}
     pending: dict[int, tuple[Plan, Reach]] = {}
@@ -251,15 +257,17 @@ def profile(
     if not bases:
         raise GuestError(f"scenario {workload.name}: no trace of the module in its report")
     located = locate(visits, bases, subject.module.ko, known)
-    roles = actor_roles(program)
-    counts: dict[tuple[Point, str], list[int]] = {}
-    for order, (point, actor) in enumerate(located):
-        role = roles.get(actor) if actor is not None else KERNEL
+    roles, names = actor_roles(program), node_names(program)
+    counts: dict[tuple[Point, str], tuple[int, int, str]] = {}
+    for order, (point, visit) in enumerate(located):
+        role = roles.get(visit.actor) if visit.actor is not None else KERNEL
         if role is not None:
-            counts.setdefault((point, role), [0, order])[0] += 1
+            first = (0, order, names[visit.op] if visit.op is not None else "")
+            hits, order, op = counts.get((point, role), first)
+            counts[point, role] = (hits + 1, order, op)
     return [
-        Reach(point, workload.name, role, hits, order)
-        for (point, role), (hits, order) in counts.items()
+        Reach(point, workload.name, role, op, len(program.actors) - 1, hits, order)
+        for (point, role), (hits, order, op) in counts.items()
     ]
 
 
@@ -291,13 +299,13 @@ def module_bases(events: Iterable[Event], module: str) -> list[tuple[int, int]]:
 
 def locate(
     visits: Sequence[Visit], bases: Sequence[tuple[int, int]], ko: Path, known: Sequence[Point]
-) -> list[tuple[Point, int | None]]:
-    """Return every point that was reached and by which actor, in order of time."""
+) -> list[tuple[Point, Visit]]:
+    """Return every point that was reached and in which visit, in order of time."""
     places = _Places(visits, bases, ko)
     by_section: dict[str, list[Point]] = {}
     for point in known:
         by_section.setdefault(point.section, []).append(point)
-    blocks: list[tuple[int | None, list[Point]]] = []
+    blocks: list[tuple[Visit, list[Point]]] = []
     previous: dict[int | None, list[Point]] = {}
     for visit in visits:
         section, value = places.find(visit.address)
@@ -311,8 +319,8 @@ def locate(
             del before[before.index(members[at]) :]
         block = _block(members, at, visit.limit)
         previous[visit.actor] = block
-        blocks.append((visit.actor, block))
-    return [(point, actor) for actor, block in blocks for point in block]
+        blocks.append((visit, block))
+    return [(point, visit) for visit, block in blocks for point in block]
 
 
 def _block(members: Sequence[Point], at: int, limit: int) -> list[Point]:
@@ -364,18 +372,40 @@ class _Places:
 
 
 def choose(reached: Sequence[Reach]) -> list[Reach]:
-    """For each point the scenario that comes to it first, with everybody who does in that one."""
+    """For each point the scenario that comes to it first, with everybody who does in that one.
+
+    Of a module's init and exit, one in which there are others to run meanwhile.
+    """
     best: dict[Point, Reach] = {}
     for reach in reached:
-        if reach.point not in best or reach.order < best[reach.point].order:
+        if reach.point not in best or _rank(reach) < _rank(best[reach.point]):
             best[reach.point] = reach
     return [reach for reach in reached if reach.scenario == best[reach.point].scenario]
 
 
-def plans_for(reach: Reach, actions: Sequence[Action]) -> list[Plan]:
-    """The plans for one point and role."""
-    point = reach.point
-    return [Plan(reach.role, point.function, point.offset, 1, action) for action in actions]
+def _rank(reach: Reach) -> tuple[bool, int]:
+    return _in_life(reach) and not reach.company, reach.order
+
+
+def _in_life(reach: Reach) -> bool:
+    return reach.op in ("finit_module", "delete_module")
+
+
+def plans_for(reach: Reach, actions: Sequence[Action], hits: int = 1) -> list[Plan]:
+    """The plans for one point and role.
+
+    Args:
+        actions: none means what fits: while a module is loaded or unloaded it can
+            be neither, but others may find it, so they run on; else it is unloaded.
+        hits: how many of the times that it is reached to stop at.
+    """
+    if not actions:
+        actions = [Action.USERS if _in_life(reach) and reach.company else Action.DELETE]
+    return [
+        Plan(reach.role, reach.point.function, reach.point.offset, hit, action)
+        for action in actions
+        for hit in range(1, min(hits, reach.hits) + 1)
+    ]
 
 
 # ---- what became of a plan ----------------------------------------------------------------------

@@ -5,11 +5,13 @@ from harness.exectrace import MARK_MAGIC, Visit
 MARK = 0x401D10
 
 
-def block(pc: int, cr3: int, fs: int, rdi: int = 0, rsi: int = 0, limit: int = 0) -> str:
+def block(
+    pc: int, cr3: int, fs: int, rdi: int = 0, rsi: int = 0, rdx: int = 0, limit: int = 0
+) -> str:
     """One entry as QEMU 7.2 writes it, the lines shortened that nobody reads."""
     return (
         f"Trace 0: 0x7fcf321f1940 [0000000000000000/{pc:016x}/10c0c2b3/ff0202{limit:02x}] \n"
-        f"RAX=0000000000000041 RBX=00007ffe98040aa0 RCX=00007f30941fa010 RDX=0000000000020000\n"
+        f"RAX=0000000000000041 RBX=00007ffe98040aa0 RCX=00007f30941fa010 RDX={rdx:016x}\n"
         f"RSI={rsi:016x} RDI={rdi:016x} RBP=0000000000000040 RSP=00007ffe98040978\n"
         f"R8 =00000000ffffffff R9 =0000000000000000 R10=0000000000000022 R11=0000000000000246\n"
         f"RIP={pc:016x} RFL=00000206 [-----P-] CPL=3 II=0 A20=1 SMM=0 HLT=0\n"
@@ -21,8 +23,8 @@ def block(pc: int, cr3: int, fs: int, rdi: int = 0, rsi: int = 0, limit: int = 0
     )
 
 
-def mark(actor: int, cr3: int, fs: int, magic: int = MARK_MAGIC) -> str:
-    return block(MARK, cr3, fs, actor, magic)
+def mark(actor: int, cr3: int, fs: int, magic: int = MARK_MAGIC, op: int = 0) -> str:
+    return block(MARK, cr3, fs, actor, magic, op)
 
 
 def visits(*entries: str) -> list[Visit]:
@@ -32,7 +34,16 @@ def visits(*entries: str) -> list[Visit]:
 
 def test_actor_is_known_by_its_mark() -> None:
     text = (mark(3, 0x44AE000, 0xCED7480), block(0xFFFFFFFFA0000929, 0x44AE000, 0xCED7480, limit=1))
-    assert visits(*text) == [Visit(0xFFFFFFFFA0000929, 1, 3)]
+    assert visits(*text) == [Visit(0xFFFFFFFFA0000929, 1, 3, 0)]
+
+
+def test_op_is_the_last_that_was_marked() -> None:
+    address = 0xFFFFFFFFA0000929
+    seen = visits(
+        mark(3, 0x44AE000, 0x7000, op=10), block(address, 0x44AE000, 0x7000),
+        mark(3, 0x44AE000, 0x7000, op=11), block(address, 0x44AE000, 0x7000),
+    )  # fmt: skip
+    assert [visit.op for visit in seen] == [10, 11]
 
 
 def test_threads_of_one_process_are_told_apart() -> None:

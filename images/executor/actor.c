@@ -46,6 +46,16 @@ static void note_unexpected(uint32_t node, int res)
 		atomic_fetch_add(&state->nunexpected, 1);
 }
 
+/*
+ * Does nothing. A trace of executed code tells by the registers here who does
+ * what from now on in this address space (harness/exectrace.py).
+ */
+__attribute__((noinline, noclone))
+void actor_mark(unsigned long index, unsigned long magic, unsigned long node)
+{
+	__asm__ volatile ("" : : "D" (index), "S" (magic), "d" (node) : "memory");
+}
+
 static int run_op(struct ctx *c, uint32_t index)
 {
 	const struct node *n = &c->prog->node[index];
@@ -53,6 +63,7 @@ static int run_op(struct ctx *c, uint32_t index)
 	int res;
 
 	c->node = index;
+	actor_mark(c->index, MARK_MAGIC, index);
 	atomic_store_explicit(&c->st->node, index + 1, memory_order_relaxed);
 	for (uint32_t left = n->retries; ; left--) {
 		res = n->type->run(c, n);
@@ -114,16 +125,6 @@ static bool all_ended(uint64_t actors)
 	return true;
 }
 
-/*
- * Does nothing. A trace of executed instructions shows who it was by the
- * registers here and by the address space (harness/exectrace.py).
- */
-__attribute__((noinline, noclone))
-void actor_mark(unsigned long index, unsigned long magic)
-{
-	__asm__ volatile ("" : : "D" (index), "S" (magic) : "memory");
-}
-
 /* Runs the actor's body in the calling task. */
 void actor_run(const struct program *prog, unsigned int index)
 {
@@ -137,7 +138,6 @@ void actor_run(const struct program *prog, unsigned int index)
 	if (!c.buf)
 		abort();
 	c.want = c.buf + MAX_IO;
-	actor_mark(index, MARK_MAGIC);
 	for (uint64_t turn = 0; !actor->repeat || turn < actor->repeat; turn++) {
 		run_list(&c, actor->first, actor->end);
 		atomic_fetch_add(&c.st->iterations, 1);
