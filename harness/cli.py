@@ -99,7 +99,7 @@ def _parser() -> _Parser:
     call.add_argument("--action", action="append", choices=[action.value for action in Action],
                       help="what is done then; may be repeated (default: what fits)")  # fmt: skip
     call.add_argument("--hits", type=_positive_int, default=1, metavar="N",
-                      help="stop at the first N times that a point is reached (default: 1)")  # fmt: skip
+                      help="stop at the first N times that it is reached (default: 1)")  # fmt: skip
     call.add_argument("--function", action="append", metavar="PATTERN",
                       help="only points of such functions; may be repeated")  # fmt: skip
     call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")

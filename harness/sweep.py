@@ -13,6 +13,7 @@ import dataclasses
 import enum
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,8 @@ class Outcome:
     detail: str
     findings: tuple[Finding, ...]
     wall_s: float
+    #: The part of it that went into starting QEMU and restoring the guest.
+    restore_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,9 @@ class Sweep:
     points: tuple[Point, ...]
     reached: tuple[Reach, ...] = ()
     outcomes: list[Outcome] = field(default_factory=list)
+    #: How long the plans took in all, several at a time, seconds.
+    took_s: float = 0.0
+    workers: int = 1
     found: dict[str, Found] = field(default_factory=dict)
 
     def reports(self) -> list[PointReport]:
@@ -152,6 +158,16 @@ class Sweep:
                 )
             )
         return lines
+
+    @property
+    def plans_a_minute(self) -> float:
+        return 60.0 * len(self.outcomes) / self.took_s if self.took_s else 0.0
+
+    @property
+    def restore_share(self) -> float:
+        """How much of the trials' time went into starting QEMU and restoring the guest."""
+        wall_s = sum(outcome.wall_s for outcome in self.outcomes)
+        return sum(outcome.restore_s for outcome in self.outcomes) / wall_s if wall_s else 0.0
 
     def totals(self) -> dict[str, int]:
         """Return how many points have each verdict."""
@@ -182,7 +198,7 @@ def run_sweep(
     Raises:
         HarnessError: a trial left no evidence; nothing of the sweep is kept.
     """
-    sweep = Sweep(subject, made.points(subject.module.ko))
+    sweep = Sweep(subject, made.points(subject.module.ko), workers=workers)
     reached: list[Reach] = []
     for workload in workloads:
         progress(f"profiling {subject.family.name} {subject.module.variant} {workload.name}", None)
@@ -195,6 +211,7 @@ def run_sweep(
         for plan in plans_for(reach, actions, hits)
     ]
     by_name = {workload.name: workload for workload in workloads}
+    started = time.monotonic()
     pending: dict[int, tuple[Plan, Reach]] = {}
 
     def trials() -> Iterator[Trial]:
@@ -215,6 +232,7 @@ def run_sweep(
             f"({len(sweep.outcomes)} of {len(plans)} plans)",
             done,
         )
+    sweep.took_s = time.monotonic() - started
     sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
     return sweep
 
@@ -419,7 +437,8 @@ def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
         # That a task was inside is what the sweep alone can say.
         inside = [one for one in result.findings if one.kind is verdict.Kind.INSIDE]
         kind, detail = Verdict.FINDING, (inside or result.findings)[0].title
-    return Outcome(plan, reach, kind, detail, result.findings, result.wall_s)
+    restore_s = result.evidence.restore_s
+    return Outcome(plan, reach, kind, detail, result.findings, result.wall_s, restore_s)
 
 
 def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, str]:

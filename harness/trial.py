@@ -104,13 +104,16 @@ def collect(trial: Trial, trace: Trace | None = None) -> Evidence:
     limit_s = time_limit_s(trial)
     with scratch_folder() as folder:
         content = wrap_input(trial.program)
+        started = time.monotonic()
         with start_clone(trial.template, folder, content, trace=trace) as qemu:
+            restored = time.monotonic()
             status = qemu.wait_exit(Deadline.after(limit_s))
         return Evidence(
             console=(folder / "console.log").read_bytes(),
             report=(folder / "report").read_bytes(),
             status=status,
             limit_s=limit_s,
+            restore_s=restored - started,
         )
 
 

@@ -73,6 +73,8 @@ class Evidence:
     status: int | None
     #: That limit, seconds.
     limit_s: float
+    #: How long starting QEMU and restoring the guest took, seconds.
+    restore_s: float = 0.0
 
 
 def parse_report(report: bytes) -> tuple[Event, ...]:
