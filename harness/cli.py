@@ -100,6 +100,10 @@ def _parser() -> _Parser:
                       help="what is done then; may be repeated (default: what fits)")  # fmt: skip
     call.add_argument("--hits", type=_positive_int, default=1, metavar="N",
                       help="stop at the first N times that it is reached (default: 1)")  # fmt: skip
+    call.add_argument("--plan", action="append", metavar="PLAN",
+                      help="run this plan and no sweep; may be repeated")  # fmt: skip
+    call.add_argument("--from-report", type=Path, metavar="FILE",
+                      help="run plans for the module's frames in a kernel's report")  # fmt: skip
     call.add_argument("--function", action="append", metavar="PATTERN",
                       help="only points of such functions; may be repeated")  # fmt: skip
     call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")

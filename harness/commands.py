@@ -20,8 +20,10 @@ from rich.table import Table
 from harness import (
     bundle,
     kernels,
+    klog,
     lab,
     modules,
+    plan,
     points,
     report,
     scenario,
@@ -31,7 +33,7 @@ from harness import (
 )
 from harness import sweep as sweeping
 from harness.deadline import Deadline
-from harness.errors import ExitStatus
+from harness.errors import ExitStatus, UsageError
 from harness.guest import start_guest
 from harness.lab import Lab
 from harness.machine import Lane
@@ -144,6 +146,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
     else:
         workloads = lab.family_scenarios(family, arguments.variant)
     actions = [Action(name) for name in arguments.action or ()]
+    given = [plan.parse(text) for text in arguments.plan or ()]
     patterns = arguments.function or ["*"]
     with _progress() as progress:
         made = Lab(store.Store.open(), progress)
@@ -151,6 +154,12 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, Lane.DET
         )
+        wanted_title = None
+        if arguments.from_report:
+            text = _read_report(arguments.from_report)
+            known = made.points(subject.module.ko)
+            given += sweeping.plans_from_report(text, subject.module.name, known, arguments.hits)
+            wanted_title = _report_title(text)
         done = sweeping.run_sweep(
             made,
             subject,
@@ -163,6 +172,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
             wanted=lambda reach: any(
                 fnmatch.fnmatchcase(reach.point.function, pattern) for pattern in patterns
             ),
+            given=given,
             progress=progress,
         )
         kept = {
@@ -176,9 +186,23 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
     document = sweeptext.document(done, places, kept)
     if str(arguments.json) != "-":
         sweeptext.print_listing(done, places, kept, Console(highlight=False, soft_wrap=True))
+        if wanted_title is not None:
+            print(sweeptext.reproduction(done, wanted_title))
     if arguments.json:
         report.write_json(arguments.json, document)
     return ExitStatus.FINDINGS if done.found else ExitStatus.OK
+
+
+def _read_report(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _report_title(text: str) -> str:
+    reports = klog.parse(text.encode())
+    return reports[0].title if reports else ""
 
 
 def replay(arguments: argparse.Namespace) -> ExitStatus:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness import elf, lab, ops, symbolise, verdict
-from harness.errors import GuestError
+from harness import elf, lab, ops, points, symbolise, verdict
+from harness.errors import GuestError, UsageError
 from harness.exectrace import Visit
 from harness.lab import Lab, Subject
 from harness.plan import Action, Plan
@@ -186,6 +186,7 @@ def run_sweep(
     hits: int = 1,
     workers: int,
     wanted: Callable[[Reach], bool] = lambda reach: True,
+    given: Sequence[Plan] = (),
     progress: Callable[[str, float | None], None] = lambda what, done: None,
 ) -> Sweep:
     """Profile the scenarios, then run a trial for every plan.
@@ -193,32 +194,45 @@ def run_sweep(
     Args:
         cycles: how often a scenario goes round, where it can be told.
         actions, hits: see plans_for.
+        given: run these plans, in each scenario that has their role, and no others.
         wanted: which of the reached points to stop at.
 
     Raises:
         HarnessError: a trial left no evidence; nothing of the sweep is kept.
     """
     sweep = Sweep(subject, made.points(subject.module.ko), workers=workers)
-    reached: list[Reach] = []
-    for workload in workloads:
-        progress(f"profiling {subject.family.name} {subject.module.variant} {workload.name}", None)
-        reached += profile(made, subject, workload, seed=seed, cycles=cycles)
-    sweep.reached = tuple(reached)
-    plans = [
-        (plan, reach)
-        for reach in choose(reached)
-        if wanted(reach)
-        for plan in plans_for(reach, actions, hits)
-    ]
+    if given:
+        plans = _given_plans(sweep.points, given, workloads)
+    else:
+        reached: list[Reach] = []
+        for workload in workloads:
+            name = f"{subject.family.name} {subject.module.variant} {workload.name}"
+            progress(f"profiling {name}", None)
+            reached += profile(made, subject, workload, seed=seed, cycles=cycles)
+        sweep.reached = tuple(reached)
+        plans = [
+            (plan, reach)
+            for reach in choose(reached)
+            if wanted(reach)
+            for plan in plans_for(reach, actions, hits)
+        ]
     by_name = {workload.name: workload for workload in workloads}
     started = time.monotonic()
     pending: dict[int, tuple[Plan, Reach]] = {}
 
     def trials() -> Iterator[Trial]:
+        refusal: UsageError | None = None
         for plan, reach in plans:
-            trial = made.parked_trial(subject, by_name[reach.scenario], seed, plan, cycles)
+            try:
+                trial = made.parked_trial(subject, by_name[reach.scenario], seed, plan, cycles)
+            except UsageError as error:
+                refusal = error
+                continue
             pending[id(trial)] = (plan, reach)
             yield trial
+        # A plan may name a role that only some scenarios have.
+        if refusal is not None and not sweep.outcomes and not pending:
+            raise refusal
 
     for trial, result in lab.run_trials(trials(), workers, stop=lambda result: False):
         plan, reach = pending.pop(id(trial))
@@ -235,6 +249,50 @@ def run_sweep(
     sweep.took_s = time.monotonic() - started
     sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
     return sweep
+
+
+def _given_plans(
+    known: Sequence[Point], given: Sequence[Plan], workloads: Sequence[Scenario]
+) -> list[tuple[Plan, Reach]]:
+    """Plans that somebody wrote, in every scenario, since nobody was asked who gets there."""
+    plans = []
+    for plan in given:
+        point = points.find_point(known, plan.function, plan.offset)
+        for order, workload in enumerate(workloads):
+            reach = Reach(point, workload.name, plan.role, "", 0, plan.hit, order)
+            plans.append((plan, reach))
+    return plans
+
+
+def plans_from_report(text: str, module: str, known: Sequence[Point], hits: int) -> list[Plan]:
+    """Plans that stop a task where a kernel's report has a frame in a module.
+
+    A report from anywhere does: its stack says which instructions tasks were at, or would
+    have returned to, when it was too late. The nearest to the top comes first.
+
+    Args:
+        text: the report, with names where the module was gone (see symbolise).
+        hits: how many of the times that a point is reached to stop at.
+
+    Raises:
+        UsageError: no frame of it is an instruction of this module.
+    """
+    frame = re.compile(rf"([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x[0-9a-f]+ \[{re.escape(module)}[\],]")
+    spots = {(point.function, point.offset) for point in known}
+    found = dict.fromkeys((name, int(offset, 16)) for name, offset in frame.findall(text))
+    plans = [
+        Plan(role, function, offset, hit)
+        for function, offset in found
+        if (function, offset) in spots
+        for hit in range(1, hits + 1)
+        for role in ("*", KERNEL)
+    ]
+    if not plans:
+        raise UsageError(
+            f"the report has no frame that is an instruction of this {module}",
+            hint="it must come from the same build; a frame reads `function+0x1/0x2 [module]`",
+        )
+    return plans
 
 
 def _shortness(outcome: Outcome) -> tuple[int, int, int]:

@@ -155,3 +155,12 @@ def _line(run: list[PointReport], places: Mapping[Point, Place]) -> Text:
     if first.detail:
         text.append(f"  {first.detail}", style=_STYLES[first.verdict])
     return text
+
+
+def reproduction(sweep: Sweep, title: str) -> str:
+    """Say whether a report's title came up again, and with which plan."""
+    found = sweep.found.get(title)
+    if found is not None:
+        return f"reproduced: {title}, with {found.outcome.plan}"
+    others = ", ".join(sorted(sweep.found)) or "no finding"
+    return f"not reproduced: {title or 'a report without a known title'}; seen instead: {others}"
