@@ -134,7 +134,8 @@ def action_body(action: Action, program: Program, bindings: Mapping[str, str]) -
             nodes = [_op("umount_all", bindings["mnt"]), delete]
         case Action.CLOSE:
             nodes = [_op("kill", actor.name, signal="KILL") for actor in program.actors]
-            nodes.append(delete)
+            # To die they have to run, which they may once the unloader sleeps.
+            nodes += [_op("sleep", 20_000), delete]
         case Action.USERS:
             pass
     return tuple(_placed(node, index) for index, node in enumerate(nodes))

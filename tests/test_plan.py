@@ -83,7 +83,7 @@ def test_module_that_the_setup_loads_is_loaded_by_the_setup() -> None:
         (Action.DELETE, ["delete_module"]),
         (Action.RELOAD, ["delete_module", "finit_module"]),
         (Action.UMOUNT, ["umount_all", "delete_module"]),
-        (Action.CLOSE, ["kill", "kill", "delete_module"]),
+        (Action.CLOSE, ["kill", "kill", "sleep", "delete_module"]),
         (Action.USERS, []),
     ],
 )

@@ -37,8 +37,8 @@ static void note_unexpected(uint32_t node, int res)
 {
 	struct node_state *state = &shared->node[node];
 
-	/* A plan has taken the module away, which the scenario does not know of. */
-	if (atomic_load(&shared->park.unloaded))
+	/* A plan has taken away what the scenario relies on. */
+	if (atomic_load(&shared->park.disturbed))
 		return;
 	if (!state->unexpected)
 		state->unexpected = res + 1;
@@ -64,11 +64,13 @@ static int run_op(struct ctx *c, uint32_t index)
 
 	c->node = index;
 	actor_mark(c->index, MARK_MAGIC, index);
+	if (c->index == ACTOR_UNLOADER && strcmp(n->type->name, "delete_module"))
+		atomic_store(&shared->park.disturbed, 1);
 	atomic_store_explicit(&c->st->node, index + 1, memory_order_relaxed);
 	for (uint32_t left = n->retries; ; left--) {
 		res = n->type->run(c, n);
 		fine = res == RES_SKIPPED || result_has(&n->expect, res);
-		if (fine || !left || atomic_load(&shared->park.unloaded))
+		if (fine || !left || atomic_load(&shared->park.disturbed))
 			break;
 		sleep_us(RETRY_US);
 	}

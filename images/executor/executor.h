@@ -273,7 +273,7 @@ struct park_state {
 	_Atomic uint32_t start, finished;	/* of the unloader */
 	_Atomic uint32_t spin;
 	volatile uint64_t turns;	/* of the spinner */
-	_Atomic uint32_t unloaded;	/* the plan takes, or took, the module away */
+	_Atomic uint32_t disturbed;	/* the plan does what the scenario knows nothing of */
 	const char *what;		/* trouble; a literal */
 	int err;
 	uint64_t section, address;

@@ -67,6 +67,8 @@
 /* How long users may run while their module's init or exit is stopped. */
 #define USERS_US	12000
 #define USERS_LOOKS	(USERS_US / LOOK_US)
+/* Looks at users that are all blocked before that is what they are called. */
+#define LOOKS_BLOCKED	4
 
 #define MAX_TASKS	256
 #define PF_KTHREAD	0x00200000
@@ -409,7 +411,7 @@ static void lift_if_runnable_other(const struct task *task)
 {
 	if (task->state == 'R' && task->tid != ps->tid && task->tid != victim_pid() &&
 	    sched_getscheduler(task->tid) == SCHED_OTHER)
-		lift(task->tid, SCHED_RR, PRIO_LIFTED);
+		lift(task->tid, SCHED_RR, park->users ? PRIO_USERS : PRIO_LIFTED);
 }
 
 static void spinner_main(void)
@@ -516,9 +518,27 @@ static void run_unloader(void)
 	}
 }
 
+/* Whether all other actors wait for something that no time will bring. */
+static bool users_blocked(void)
+{
+	for (unsigned int i = 0; i < prog->nactors; i++) {
+		const struct actor_state *st = &shared->actor[i];
+		struct task task;
+
+		if (i == ps->actor || atomic_load(&st->done) || atomic_load(&st->died))
+			continue;
+		if (read_task(atomic_load(&st->tid), &task) && task.state != 'D')
+			return false;
+		stack_text(atomic_load(&st->pid), atomic_load(&st->tid), ps->stack_wait,
+			   sizeof(ps->stack_wait));
+	}
+	return true;
+}
+
 /* The others run on above the spinner, the victim stays below it. */
 static void run_users(void)
 {
+	uint64_t turns = ps->turns;
 	unsigned int asleep = 0;
 
 	lift(ps->tid, SCHED_OTHER, 0);
@@ -528,21 +548,26 @@ static void run_users(void)
 		if (i != ps->actor && atomic_load(&st->tid) && !atomic_load(&st->done))
 			lift(atomic_load(&st->tid), SCHED_RR, PRIO_USERS);
 	}
-	for (unsigned int looks = 0; looks < USERS_LOOKS && asleep < 4; looks++) {
-		bool blocked = true;
+	for (unsigned int looks = 0; looks < USERS_LOOKS && asleep < LOOKS_BLOCKED; looks++) {
+		unsigned int before = nlifted;
 
 		sleep_us(LOOK_US);
-		for (unsigned int i = 0; i < prog->nactors && blocked; i++) {
-			const struct actor_state *st = &shared->actor[i];
-			struct task task;
-
-			if (i == ps->actor || atomic_load(&st->done) || atomic_load(&st->died))
-				continue;
-			blocked = !read_task(atomic_load(&st->tid), &task) || task.state == 'D';
+		/* They are busy as long as the spinner is not. */
+		if (ps->turns == turns || !users_blocked()) {
+			asleep = 0;
+		} else {
+			asleep++;
+			/* For somebody new, maybe: request_module() starts a helper. */
+			each_task(lift_if_runnable_other);
+			if (nlifted > before)
+				asleep = 0;
 		}
-		asleep = blocked ? asleep + 1 : 0;
+		turns = ps->turns;
 	}
-	ps->gave_way = asleep;
+	if (asleep) {
+		ps->gave_way = true;
+		ps->gave_way_us = now_us();
+	}
 }
 
 static void hold(const struct watch *watch, uint64_t ip, int tid)

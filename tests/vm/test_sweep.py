@@ -88,11 +88,7 @@ def test_profile_agrees_with_breakpoints(harness_lab: Lab) -> None:
     subject = subject_of(harness_lab, LASTRET, modules.GOOD)
     (workload,) = workloads_of(LASTRET)
     reached = sweep.profile(harness_lab, subject, workload, seed=1, cycles=3)
-    entry = next(
-        reach
-        for reach in reached
-        if reach.point.function == "lastret_open" and not reach.point.offset
-    )
+    entry = next(reach for reach in reached if reach.point.name == "lastret_open+0x0")
     assert (entry.hits, entry.role, entry.op) == (3, "user", "open")
     for hit, wanted in ((3, Verdict.PROTECTED), (4, Verdict.UNREACHED)):
         last = Plan("user", "lastret_open", 0, hit)
