@@ -173,6 +173,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
                 fnmatch.fnmatchcase(reach.point.function, pattern) for pattern in patterns
             ),
             given=given,
+            until_finding=arguments.until_finding,
             progress=progress,
         )
         kept = {

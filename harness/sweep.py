@@ -14,7 +14,7 @@ import enum
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -187,6 +187,7 @@ def run_sweep(
     workers: int,
     wanted: Callable[[Reach], bool] = lambda reach: True,
     given: Sequence[Plan] = (),
+    until_finding: bool = False,
     progress: Callable[[str, float | None], None] = lambda what, done: None,
 ) -> Sweep:
     """Profile the scenarios, then run a trial for every plan.
@@ -195,6 +196,7 @@ def run_sweep(
         cycles: how often a scenario goes round, where it can be told.
         actions, hits: see plans_for.
         given: run these plans, in each scenario that has their role, and no others.
+        until_finding: start no further trial once there is one.
         wanted: which of the reached points to stop at.
 
     Raises:
@@ -216,6 +218,8 @@ def run_sweep(
             if wanted(reach)
             for plan in plans_for(reach, actions, hits)
         ]
+    before = {second: first for first, second in itertools.pairwise(sweep.points)}
+    plans.sort(key=lambda item: (_suspicion(before, item[1]), item[1].order))
     by_name = {workload.name: workload for workload in workloads}
     started = time.monotonic()
     pending: dict[int, tuple[Plan, Reach]] = {}
@@ -234,7 +238,9 @@ def run_sweep(
         if refusal is not None and not sweep.outcomes and not pending:
             raise refusal
 
-    for trial, result in lab.run_trials(trials(), workers, stop=lambda result: False):
+    for trial, result in lab.run_trials(
+        trials(), workers, stop=lambda result: until_finding and bool(result.findings)
+    ):
         plan, reach = pending.pop(id(trial))
         outcome = judge(plan, reach, result, subject.module.ko)
         sweep.outcomes.append(outcome)
@@ -249,6 +255,17 @@ def run_sweep(
     sweep.took_s = time.monotonic() - started
     sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
     return sweep
+
+
+def _suspicion(before: Mapping[Point, Point], reach: Reach) -> int:
+    """What comes first: entries and returns, then what follows a call, then the rest.
+
+    That is where counts are taken and dropped; the verdicts do not depend on it.
+    """
+    point = reach.point
+    if point.offset == 0 or point.text.startswith("ret"):
+        return 0
+    return 1 if before[point].text.startswith("call") else 2
 
 
 def _given_plans(
@@ -329,9 +346,13 @@ def profile(
     trial = made.parked_trial(subject, workload, seed, never, cycles)
     visits, evidence = made.visits(trial)
     program = Program.parse(trial.program)
-    bases = module_bases(verdict.parse_report(evidence.report), subject.module.name)
+    events = verdict.parse_report(evidence.report)
+    bases = module_bases(events, subject.module.name, subject.module.ko)
     if not bases:
-        raise GuestError(f"scenario {workload.name}: no trace of the module in its report")
+        for event in events:
+            if event["ev"] == "trouble":
+                raise GuestError(f"the executor had trouble: {event['what']} {event['errno']}")
+        raise GuestError(f"scenario {workload.name}: it did not load the module")
     located = locate(visits, bases, subject.module.ko, known)
     roles, names = actor_roles(program), node_names(program)
     counts: dict[tuple[Point, str], tuple[int, int, str]] = {}
@@ -362,19 +383,26 @@ def actor_roles(program: Program) -> dict[int, str]:
     return roles
 
 
-def module_bases(events: Iterable[Event], module: str) -> list[tuple[int, int]]:
-    """Address and size of the module's core in each of its lives."""
-    return sorted(
-        {
-            (int(str(event["base"]), 0), int(event["size"]))
-            for event in events
-            if event["ev"] in ("life", "inside") and event["module"] == module
-        }
-    )
+def module_bases(events: Iterable[Event], module: str, ko: Path) -> list[int]:
+    """Where the module's core lay in each of its lives."""
+    starts = dict(_core_sections(ko))
+    bases = set()
+    for event in events:
+        if event["ev"] == "life" and event["module"] == module:
+            bases.add(int(str(event["base"]), 0))
+        elif event["ev"] == "armed" and event["section"] in starts:
+            bases.add(int(str(event["section_at"]), 0) - starts[event["section"]])
+    return sorted(bases)
+
+
+def _core_sections(ko: Path) -> list[tuple[str, int]]:
+    """Executable sections of a module's core, and where each begins in it."""
+    file = elf.load(ko)
+    return [(file.sections[index].name, start) for index, start in symbolise.text_layout(file)]
 
 
 def locate(
-    visits: Sequence[Visit], bases: Sequence[tuple[int, int]], ko: Path, known: Sequence[Point]
+    visits: Sequence[Visit], bases: Sequence[int], ko: Path, known: Sequence[Point]
 ) -> list[tuple[Point, Visit]]:
     """Return every point that was reached and in which visit, in order of time."""
     places = _Places(visits, bases, ko)
@@ -419,13 +447,14 @@ class _Places:
     whose beginning only the trace tells: the first page of those that are none of the core's.
     """
 
-    def __init__(self, visits: Sequence[Visit], bases: Sequence[tuple[int, int]], ko: Path) -> None:
+    def __init__(self, visits: Sequence[Visit], bases: Sequence[int], ko: Path) -> None:
         self._bases = bases
         file = elf.load(ko)
         self._layout = [
             (file.sections[index].name, start, file.sections[index].size)
             for index, start in symbolise.text_layout(file)
         ]
+        self._size = max((start + size for _, start, size in self._layout), default=0)
         outside = {visit.address & -_PAGE for visit in visits if not self._life(visit.address)}
         self._init: dict[int, int] = {}
         for page in sorted(outside):
@@ -441,7 +470,7 @@ class _Places:
         return "", 0
 
     def _life(self, address: int) -> int | None:
-        return next((base for base, size in self._bases if base <= address < base + size), None)
+        return next((base for base in self._bases if base <= address < base + self._size), None)
 
 
 # ---- which plans --------------------------------------------------------------------------------
@@ -505,7 +534,7 @@ def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, s
         return Verdict.UNREACHED, ""
     stopped = stopped_at(parked, point, ko)
     if stopped is not None:
-        return Verdict.LATE, f"stopped in {stopped}"
+        return Verdict.LATE, stopped
     if ended["gave_way"]:
         waited = frames(ended.get("waited_in", ""))
         return Verdict.WAITED, f"in {waited[0].partition('+')[0]}" if waited else ""
@@ -531,8 +560,13 @@ def stopped_at(parked: Event, point: Point, ko: Path) -> str | None:
     listed = frames(parked.get("stack", ""))
     for above, frame in itertools.pairwise(listed):
         if above.startswith("asm_"):
-            return None if _is_at(frame, parked, point, ko) else frame
-    return listed[0] if listed else "unknown"
+            if _is_at(frame, parked, point, ko):
+                return None
+            return f"stopped in {frame}"
+    if listed:
+        return f"stopped in {listed[0]}"
+    # A callback that interrupts a processor without work, for one.
+    return f"interrupted {parked.get('thread', 'a task')}"
 
 
 def _is_at(frame: str, parked: Event, point: Point, ko: Path) -> bool:
@@ -548,7 +582,7 @@ def _is_at(frame: str, parked: Event, point: Point, ko: Path) -> bool:
     if match is None:
         return False
     file = elf.load(ko)
-    starts = {file.sections[index].name: start for index, start in symbolise.text_layout(file)}
+    starts = dict(_core_sections(ko))
     base = int(str(parked["section_at"]), 0) - starts.get(point.section, 0)
     for symbol in file.by_name.get(match[1], ()):
         section = file.sections[symbol.section].name

@@ -58,7 +58,7 @@ def located(
     ko: Path, known: tuple[Point, ...], *visits: tuple[Point, int, int | None]
 ) -> list[tuple[Point, int | None]]:
     trace = [Visit(address(ko, point), limit, actor) for point, limit, actor in visits]
-    found = sweep.locate(trace, [(BASE, 0x4000)], ko, known)
+    found = sweep.locate(trace, [BASE], ko, known)
     return [(point, visit.actor) for point, visit in found]
 
 
@@ -100,14 +100,17 @@ def test_actors_of_one_part_share_a_role() -> None:
     assert [roles[number] for number in range(3)] == ["user.*", "user.*", "remover"]
 
 
-def test_lives_of_a_module_come_from_the_report() -> None:
+def test_lives_of_a_module_come_from_the_report(ko: Path) -> None:
+    starts = {point.section: address(ko, point) for point in points.find_points(ko)}
     events = [
-        {"ev": "life", "module": "foo", "base": "0x2000", "size": 64},
-        {"ev": "life", "module": "bar", "base": "0x3000", "size": 64},
-        {"ev": "inside", "module": "foo", "base": "0x1000", "size": 64},
-        {"ev": "life", "module": "foo", "base": "0x2000", "size": 64},
+        {"ev": "life", "module": "foo", "base": hex(BASE)},
+        {"ev": "life", "module": "bar", "base": "0x3000"},
+        # A panic kept the second life from being told, but not where a point was.
+        {"ev": "armed", "section": ".exit.text", "section_at": hex(starts[".exit.text"] + 0x8000)},
+        {"ev": "armed", "section": ".init.text", "section_at": hex(INIT)},
+        {"ev": "life", "module": "foo", "base": hex(BASE)},
     ]
-    assert sweep.module_bases(events, "foo") == [(0x1000, 64), (0x2000, 64)]
+    assert sweep.module_bases(events, "foo", ko) == [BASE, BASE + 0x8000]
 
 
 # ---- which plans --------------------------------------------------------------------------------
@@ -212,6 +215,13 @@ def test_task_that_stopped_elsewhere_is_late_and_says_where(
     assert outcome.detail == "stopped in preempt_schedule_thunk+0x1a/0x1c"
     outcome = judged(ko, point, parked(ko, point, PREEMPTED.format(frame(later))), let_go())
     assert outcome.detail == f"stopped in {frame(later)}"
+
+
+def test_callback_that_interrupted_a_thread_says_which(ko: Path, known: tuple[Point, ...]) -> None:
+    point = of(known, "first")[2]
+    event = {**parked(ko, point, ""), "thread": "swapper/0"}
+    outcome = judged(ko, point, event, let_go())
+    assert (outcome.verdict, outcome.detail) == (Verdict.LATE, "interrupted swapper/0")
 
 
 @pytest.mark.parametrize("function", ["first", "loop", "begin", "leave"])

@@ -277,6 +277,7 @@ struct park_state {
 	const char *what;		/* trouble; a literal */
 	int err;
 	uint64_t section, address;
+	_Atomic uint32_t set;		/* times that the point got an address */
 
 	_Atomic uint32_t hit;
 	unsigned int actor;		/* or ACTOR_KERNEL */

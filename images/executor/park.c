@@ -208,6 +208,14 @@ static uint64_t section_address(void)
 
 /* ---- breakpoints ---- */
 
+/* Has the agent put what is in @flag's record into the report, before anything else happens. */
+static void tell_now(_Atomic uint32_t *flag)
+{
+	atomic_fetch_add(flag, 1);
+	/* The agent has the higher priority and waits for this word. */
+	futex_wake_all(&shared->ended);
+}
+
 static int watch_open(struct watch *watch, uint64_t address, int tid, uint64_t period)
 {
 	struct perf_event_attr attr = {
@@ -324,9 +332,11 @@ static void arm_points(uint64_t section)
 
 	if (point_address && point_address != address)
 		disarm_points();
-	point_address = address;
 	ps->address = address;
 	ps->section = section;
+	if (point_address != address)
+		tell_now(&ps->set);
+	point_address = address;
 	/* Whose hit it was is seen afterwards: threads come and go. */
 	if (of_kernel && !nwatches) {
 		watches[0].actor = ACTOR_KERNEL;
@@ -440,14 +450,6 @@ static void spin(int priority)
 }
 
 /* ---- one hold ---- */
-
-/* Has the agent put what is in @flag's record into the report, before anything else happens. */
-static void tell_now(_Atomic uint32_t *flag)
-{
-	atomic_store(flag, 1);
-	/* The agent has the higher priority and waits for this word. */
-	futex_wake_all(&shared->ended);
-}
 
 /* Whether what an unloader sleeps in ends by itself, given time. */
 static bool ends_by_itself(const char *stack)
@@ -609,8 +611,6 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 
 static bool is_of_program(int tid)
 {
-	if (tid == getpid() || tid == spinner_pid || tid == getppid())
-		return true;
 	for (unsigned int i = 0; i < ALL_ACTORS; i++) {
 		if (atomic_load(&shared->actor[i].tid) == tid)
 			return true;

@@ -154,9 +154,18 @@ void tell_plan_end(const struct program *prog)
 static void tell_plan(const struct program *prog)
 {
 	static bool parked_told, let_go_told;
+	static uint32_t set_told;
 
 	if (!prog->park)
 		return;
+	if (set_told != atomic_load(&shared->park.set)) {
+		set_told = atomic_load(&shared->park.set);
+		ev_begin("armed");
+		ev_str("module", prog->park->module);
+		ev_str("section", prog->park->section);
+		ev_addr("section_at", shared->park.section);
+		ev_end();
+	}
 	if (!parked_told && atomic_load(&shared->park.hit)) {
 		parked_told = true;
 		tell_parked(prog);
