@@ -58,7 +58,6 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "prot_flags": ("read", "write", "exec"),
         "map_flags": ("shared", "private", "populate"),
         "touch_choice": ("read", "write"),
-        "fadvise_choice": ("normal", "random", "sequential", "willneed", "dontneed"),
         "poll_flags": ("in", "out", "pri"),
         "mount_flags": (
             "ro", "nosuid", "nodev", "noexec", "remount", "bind", "move", "silent",
@@ -196,9 +195,6 @@ _SPECS = (
     OpSpec("lseek", (_SLOT, Param("offset", Kind.OFFSET),
                      Param("whence", Kind.CHOICE, "set", "whence_choice"))),
     OpSpec("fsync", (_SLOT,)),
-    #: What is done with the pages of a file; length 0 is up to its end.
-    OpSpec("fadvise", (_SLOT, Param("advice", Kind.CHOICE, table="fadvise_choice"),
-                       Param("offset", Kind.NUMBER, 0), Param("length", Kind.NUMBER, 0))),
     OpSpec("ftruncate", (_SLOT, Param("length", Kind.NUMBER))),
     OpSpec("ioctl", (_SLOT, Param("request", Kind.U64), Param("arg", Kind.U64, 0),
                      Param("data", Kind.TEXT, ""))),

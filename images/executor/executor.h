@@ -316,7 +316,6 @@ int op_pread_hole(struct ctx *c, const struct node *n);
 int op_pwrite(struct ctx *c, const struct node *n);
 int op_lseek(struct ctx *c, const struct node *n);
 int op_fsync(struct ctx *c, const struct node *n);
-int op_fadvise(struct ctx *c, const struct node *n);
 int op_ftruncate(struct ctx *c, const struct node *n);
 int op_ioctl(struct ctx *c, const struct node *n);
 int op_mmap(struct ctx *c, const struct node *n);

@@ -194,15 +194,6 @@ int op_fsync(struct ctx *c, const struct node *n)
 	return syscall(SYS_fsync, fd) ? errno : 0;
 }
 
-int op_fadvise(struct ctx *c, const struct node *n)
-{
-	int fd = c->fd[n->arg[0].i];
-
-	if (fd < 0)
-		return RES_SKIPPED;
-	return syscall(SYS_fadvise64, fd, n->arg[2].i, n->arg[3].i, (int)n->arg[1].i) ? errno : 0;
-}
-
 int op_ftruncate(struct ctx *c, const struct node *n)
 {
 	int fd = c->fd[n->arg[0].i];

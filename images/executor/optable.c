@@ -36,11 +36,6 @@ static const struct flag map_flags[] = {
 static const struct flag touch_choice[] = {
 	{ "read", 0 }, { "write", 1 }, { },
 };
-static const struct flag fadvise_choice[] = {
-	{ "normal", POSIX_FADV_NORMAL }, { "random", POSIX_FADV_RANDOM },
-	{ "sequential", POSIX_FADV_SEQUENTIAL }, { "willneed", POSIX_FADV_WILLNEED },
-	{ "dontneed", POSIX_FADV_DONTNEED }, { },
-};
 static const struct flag poll_flags[] = {
 	{ "in", POLLIN }, { "out", POLLOUT }, { "pri", POLLPRI }, { },
 };
@@ -107,7 +102,6 @@ static const struct op_type op_types[] = {
 	OP(pwrite, SLOT, NUMBER, COUNT, KEY),
 	OP(lseek, SLOT, OFFSET, CHOICE(whence_choice)),
 	OP(fsync, SLOT),
-	OP(fadvise, SLOT, CHOICE(fadvise_choice), NUMBER, NUMBER),
 	OP(ftruncate, SLOT, NUMBER),
 	OP(ioctl, SLOT, U64, U64, TEXT),
 	OP(mmap, MAP, SLOT, COUNT, FLAGS(prot_flags), FLAGS(map_flags), NUMBER),
