@@ -45,14 +45,15 @@ struct zback_page {
 
 /**
  * struct zback_pool - the pages of one mount
- * @lock: protects what follows
- * @pages: tree of struct zback_page
  * @count: how many there are
+ * @pages: tree of struct zback_page
+ * @lock: protects the others. It is the last: KASAN writes to the beginning of
+ *	what is freed, and who comes too late should fault and not spin
  */
 struct zback_pool {
-	spinlock_t lock;
-	struct rb_root pages;
 	unsigned int count;
+	struct rb_root pages;
+	spinlock_t lock;
 };
 
 /* What a compression needs beside its input. */
