@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness import bundle, kernels, lab, modules, report, scenario, seeds, store
+from harness import bundle, kernels, klogview, lab, modules, report, scenario, seeds, store
 from harness.deadline import Deadline
 from harness.errors import ExitStatus
 from harness.guest import start_guest
@@ -174,6 +175,22 @@ def shell(arguments: argparse.Namespace) -> ExitStatus:
         for splat in guest.splats():
             Console(stderr=True).print(f"the kernel said: {splat.title}", markup=False)
     return ExitStatus.OK
+
+
+def klog(arguments: argparse.Namespace) -> ExitStatus:
+    """Find the reports in kernel logs; needs no guest."""
+    symbols = klogview.load_symbols(arguments.vmlinux, arguments.modules)
+    names = tuple(dict.fromkeys(arguments.files)) or (klogview.STDIN,)
+    views = [klogview.view(name, klogview.read_log(name), symbols) for name in names]
+    for remark in dict.fromkeys(remark for shown in views for remark in shown.remarks):
+        print(f"harness: {remark}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(klogview.to_json(views), indent=1))
+    else:
+        text = "\n".join(klogview.to_text(shown) for shown in views)
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    return ExitStatus.FINDINGS if any(shown.reports for shown in views) else ExitStatus.OK
 
 
 @dataclass(frozen=True, slots=True)
