@@ -109,20 +109,42 @@ _AFTER = (
 _LOCKS = r"(?P<kind>BUG|WARNING|INFO): "
 _OOPS_CODE = r"(?:0000|[0-9a-f]{4}) \[#\d"
 
+# ---- what reports of one kind pass over beyond GENERIC, because every such stack has it ----
 # Who allocated is of no interest, but for whom.
 _LEAK = names(
-    r"\w*alloc\w* idr_get_\w+ \w*asprintf\w* pcpu_create_\w+ create_object list_lru_init\w*"
-    r" \w*str\w*dup\w* \w*memdup\w*"
+    "~kmemleak ~mmap ~kmem ~slab ~alloc ~create_object ~idr_get ~list_lru_init ~asprintf "
+    "~pcpu_create ~strn?dup ~memdup"
 )
-_RCU = names(r"\w*rcu\w*")
+# A bad page was allocated by the same few functions always.
+_PAGE = names(
+    "~(?:free|put|get|update|release)_page ~free_unref _*folio.* ~truncate_inode_pages "
+    "~page_frag_free ~alloc ~vmap ~page_owner"
+)
+_FREE_SKIP = names("~slab_ ~kfree ~vunmap ~vfree")
+# The exception by which the processor reports a bad tag.
+_TAGS = names("~kernel_fault ~tag_check ~mem_abort el1h?_.*")
+# Code that works on whatever bytes it is given; the bytes are somebody else's.
+_BYTES = names("~alloc_skb netlink_ack.* ~netlink_rcv_skb ~_encrypt$ (?:crypto|cipher|drbg|rng)_.*")
+_URBS = names("~usb_submit_urb ~usb_start_wait_urb ~usb_(?:bulk|interrupt|control)_msg ~alloc_skb")
+_UBSAN = names("~ubsan ~overflow")
+# Wrappers check what they are given with BUG_ON(): it was the caller's.
+_SKB = names("skb_.*")
+_SPINS = names("~spin_ ~_lock ~_unlock")
+_RCU = names("~rcu ~kmem ~slab")
+_KEYS = names("~stack ~lock ~IRQ")
+_SOCKS = names("~lock_sock ~release_sock")
+_SCHED = names("~schedule")
 # The kernel itself names the caller of the function that must not be preempted.
-_PREEMPT = names(
-    r"_{0,2}dump_stack\w* \w*preempt\w* debug_smp_\w+ show_stack\w* dump_backtrace\w*"
-    r" walk_stackframe"
+_PREEMPT = names("~preempt ~debug_ ~processor_id ~this_cpu")
+_USERCOPY = names("~usercopy ~__check")
+_ODEBUG = names(
+    "~debug_ ~rcu ~timer_ ~work_ ~percpu_ ~vunmap ~vfree ~__free_ ~kobject_"
 )
-_SCHED = names(r"\w*schedule\w* \w*lock_sock\w*")
-# A fault that no handler knows is a matter of where it happened, helper or not.
-_COVERAGE = names(r"__sanitizer_\w+ trace_\w+")
+_REFCOUNT = names("~refcount ~kobject_")
+_PROC = names("~proc_")
+_KMALLOC = names("~kmalloc ~krealloc ~slab ~kmem")
+_PROTECTOR = names("~stack_chk")
+_COVERAGE = names(r"~__sanitizer trace_\w+")
 _RUST = names(r"rust_\w+")
 
 _SPIN = (
@@ -161,10 +183,12 @@ RULES: tuple[Rule, ...] = (
     # ---- sanitizers ---------------------------------------------------------------------------
     Rule("kasan-free", "KASAN-INVALID-FREE", "BUG: KASAN: ",
          _re(rf"BUG: KASAN: (?:double-free|invalid-free|double-free or invalid-free) in {FUNC}"),
-         "KASAN: invalid-free in {frame}", Where.HEAD, _FREE, sig="invalid-free in {frame}"),
+         "KASAN: invalid-free in {frame}", Where.HEAD, _FREE, skip=(GENERIC, _FREE_SKIP),
+         sig="invalid-free in {frame}"),
     Rule("kasan", "KASAN", "BUG: KASAN: ",
          _re(rf"BUG: KASAN: (?P<bug>[a-z-]+(?: [a-z-]+)?) in {FUNC}"),
-         "KASAN: {bug} {access} in {frame}", Where.HEAD, _ACCESS, more=(_KASAN_ACCESS,)),
+         "KASAN: {bug} {access} in {frame}", Where.HEAD, _ACCESS, more=(_KASAN_ACCESS,),
+         skip=(GENERIC, _TAGS)),
     Rule("kasan-unnamed", "KASAN", "BUG: KASAN: ",
          _re(r"BUG: KASAN: (?P<bug>[a-z-]+)(?: (?:on|at|in)\b|$)"),
          "KASAN: {bug} {access} in {frame}", Where.TRACE, _ACCESS, more=(_KASAN_ACCESS,)),
@@ -186,16 +210,19 @@ RULES: tuple[Rule, ...] = (
     Rule("kcsan", "KCSAN-DATARACE", "BUG: KCSAN: ",
          _re(rf"BUG: KCSAN: (?P<bug>[a-z-]+) in {FUNC}"),
          "KCSAN: {bug} in {frame}", Where.HEAD_FIRST),
+    Rule("kmsan-urb", "KMSAN", "BUG: KMSAN: ",
+         _re(rf"BUG: KMSAN: (?P<bug>kernel-usb-infoleak) in {FUNC}"),
+         "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, skip=(GENERIC, _URBS)),
     Rule("kmsan", "KMSAN", "BUG: KMSAN: ",
          _re(rf"BUG: KMSAN: (?P<bug>[a-z-]+) in {FUNC}"),
-         "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, _ACCESS),
+         "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, _ACCESS, skip=(GENERIC, _BYTES)),
     Rule("ubsan-old", "UBSAN", "UBSAN: ", _re(r"UBSAN: Undefined behaviour in "),
-         "UBSAN: undefined-behaviour in {frame}", Where.TRACE),
+         "UBSAN: undefined-behaviour in {frame}", Where.TRACE, skip=(GENERIC, _UBSAN)),
     Rule("ubsan-bounds", "MEMORY_SAFETY_UBSAN", "UBSAN: ",
          _re(r"UBSAN: (?P<bug>array-index-out-of-bounds) in "),
-         "UBSAN: {bug} in {frame}", Where.TRACE, _ACCESS),
+         "UBSAN: {bug} in {frame}", Where.TRACE, _ACCESS, skip=(GENERIC, _UBSAN)),
     Rule("ubsan", "UBSAN", "UBSAN: ", _re(r"UBSAN: (?P<bug>[a-z-]+) in "),
-         "UBSAN: {bug} in {frame}", Where.TRACE),
+         "UBSAN: {bug} in {frame}", Where.TRACE, skip=(GENERIC, _UBSAN)),
     # ---- page faults and other exceptions -----------------------------------------------------
     Rule("fault-null", "NULL-POINTER-DEREFERENCE", "NULL pointer dereference",
          _re(r"(?:BUG: (?:unable to handle )?[kK]ernel|nable to handle kernel) NULL pointer deref"),
@@ -244,9 +271,9 @@ RULES: tuple[Rule, ...] = (
          "BUG: corrupted list in {frame}", Where.PC, _ACCESS, part_of=_ids("list")),
     Rule("bug-usercopy", "BUG", "ernel BUG at ",
          _re(r"[kK]ernel BUG at \S{0,100}mm/usercopy\.c:\d"),
-         "BUG: bad usercopy in {frame}", Where.PC),
+         "BUG: bad usercopy in {frame}", Where.TRACE, skip=(GENERIC, _USERCOPY)),
     Rule("bug", "BUG", "ernel BUG at ", _re(r"[kK]ernel BUG at "),
-         "kernel BUG in {frame}", Where.PC, part_of=_ids("rust-panic list")),
+         "kernel BUG in {frame}", Where.PC, skip=(GENERIC, _SKB), part_of=_ids("rust-panic list")),
     Rule("list", "MEMORY_SAFETY_BUG", "list_",
          _re(r"(?:^|\W)list_(?:add|del) (?:corruption|double add)"),
          "BUG: corrupted list in {frame}", Where.PC, _ACCESS),
@@ -255,7 +282,8 @@ RULES: tuple[Rule, ...] = (
          "{what} in {frame}", Where.TRACE, skip=(GENERIC, _RUST),
          more=(_re(r"^(?P<what>(?!rust_kernel|-{3}|kernel BUG|Oops|CPU:)[A-Za-z`\"].{3,100})$"),)),
     # ---- locks --------------------------------------------------------------------------------
-    Rule("spinlock", "LOCKDEP", "BUG: ", _re(_SPIN), "BUG: {what} in {frame}", Where.TRACE),
+    Rule("spinlock", "LOCKDEP", "BUG: ", _re(_SPIN), "BUG: {what} in {frame}", Where.TRACE,
+         skip=(GENERIC, _SPINS)),
     Rule("deadlock", "LOCKDEP", "possible ",
          _re(r": possible (?:circular locking|recursive locking|irq lock inversion)"
              r"(?: dependency)? detected"),
@@ -268,7 +296,7 @@ RULES: tuple[Rule, ...] = (
          "inconsistent lock state in {frame}", Where.LOCK),
     Rule("lock-wait", "LOCKDEP", "nvalid wait context",
          _re(r"(?:BUG|WARNING): Invalid wait context"),
-         "WARNING: locking bug in {frame}", Where.TRACE),
+         "WARNING: locking bug in {frame}", Where.TRACE, skip=(GENERIC, _SOCKS)),
     Rule("lock-unbalance", "LOCKDEP", "unlock balance",
          _re(_LOCKS + r"bad (?:contention )?unlock balance detected"),
          "{kind}: bad unlock balance in {frame}", Where.LOCK, sig="bad unlock balance in {frame}"),
@@ -292,18 +320,17 @@ RULES: tuple[Rule, ...] = (
          sig="suspicious RCU usage in {frame}"),
     Rule("lock-key", "OTHER", "INFO: trying to register",
          _re(r"INFO: trying to register non-static key"),
-         "INFO: trying to register non-static key in {frame}", Where.TRACE, skip=(GENERIC, TIMERS)),
+         "INFO: trying to register non-static key in {frame}", Where.TRACE, skip=(GENERIC, _KEYS)),
     # ---- atomicity ----------------------------------------------------------------------------
     Rule("atomic-sleep", "ATOMIC_SLEEP", "BUG: sleeping function",
          _re(r"BUG: sleeping function called from invalid context"),
-         "BUG: sleeping function called from invalid context in {frame}", Where.TRACE,
-         skip=(GENERIC, _SCHED)),
+         "BUG: sleeping function called from invalid context in {frame}", Where.TRACE),
     Rule("atomic-schedule", "ATOMIC_SLEEP", "BUG: scheduling while",
          _re(r"BUG: scheduling while atomic"),
-         "BUG: scheduling while atomic in {frame}", Where.TRACE, skip=(GENERIC, SLEEP)),
+         "BUG: scheduling while atomic in {frame}", Where.TRACE, skip=(GENERIC, _SCHED)),
     Rule("preemptible", "LOCKDEP", "in preemptible",
          _re(r"BUG: using (?P<what>\w+)\(\) in preempt"),
-         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE, skip=(_PREEMPT,)),
+         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE, skip=(GENERIC, _PREEMPT)),
     Rule("work-leak", "OTHER", "BUG: workqueue leaked",
          _re(r"BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)"),
          "BUG: workqueue leaked lock or atomic in {frame}",
@@ -340,7 +367,7 @@ RULES: tuple[Rule, ...] = (
     # ---- memory bookkeeping -------------------------------------------------------------------
     Rule("page-state", "OTHER", "BUG: Bad page ",
          _re(r"BUG: Bad page (?P<what>state|map|cache) in process"),
-         "BUG: Bad page {what} in {frame}", Where.FIRST, skip=(GENERIC, _LEAK)),
+         "BUG: Bad page {what} in {frame}", Where.FIRST, skip=(GENERIC, _PAGE)),
     Rule("rss", "OTHER", "BUG: Bad rss-counter", _re(r"BUG: Bad rss-counter state"),
          "BUG: Bad rss-counter state", alone=True),
     Rule("pgtables", "OTHER", "BUG: non-zero ", _re(r"BUG: non-zero (?P<what>\w+) on freeing mm"),
@@ -376,29 +403,30 @@ RULES: tuple[Rule, ...] = (
          "kmemleak: new suspected memory leaks", alone=True, minor=True),
     # ---- WARN() -------------------------------------------------------------------------------
     _warn("refcount", r"lib/refcount\.c", r"\w+", "WARNING: refcount bug in {frame}",
-          "REFCOUNT_WARNING"),
+          "REFCOUNT_WARNING", skip=(GENERIC, _REFCOUNT)),
     Rule("warn-refcount-unnamed", "REFCOUNT_WARNING", "WARNING: ",
          _re(_WARN + r"\S{0,100}lib/refcount\.c:\d+ at 0x"),
-         "WARNING: refcount bug in {frame}", Where.PC),
+         "WARNING: refcount bug in {frame}", Where.PC, skip=(GENERIC, _REFCOUNT)),
     _warn("odebug", r"lib/debugobjects\.c", r"\w+", "WARNING: ODEBUG bug in {frame}",
-          skip=(GENERIC, TIMERS)),
+          skip=(GENERIC, _ODEBUG)),
     _warn("list", r"lib/list_debug\.c", r"\w+", "WARNING: corrupted list in {frame}",
           "MEMORY_SAFETY_BUG", part_of=_ids("list"), sig="BUG: corrupted list in {frame}"),
-    _warn("usercopy", r"mm/usercopy\.c", r"\w+", "WARNING: bad usercopy in {frame}"),
+    _warn("usercopy", r"mm/usercopy\.c", r"\w+", "WARNING: bad usercopy in {frame}",
+          skip=(GENERIC, _USERCOPY)),
     _warn("kobject", r"lib/kobject\.c", r"\w+", "WARNING: kobject bug in {frame}",
           part_of=_ids("sysfs-dup")),
     _warn("proc", r"fs/proc/generic\.c", r"proc_register",
           "WARNING: proc registration bug in {frame}",
-          skip=(GENERIC, names(r"\w*proc_(?:register|create|mkdir|symlink)\w*"))),
-    _warn("lockdep", r"kernel/locking/lockdep\.c", r"\w+",
-          "WARNING: locking bug in {frame}", "LOCKDEP"),
-    _warn("kmalloc", r"mm/(?:slab_common|slab|slub|util)\.c", r"(?:__do_)?k[vz]?m?[ac]lloc\w*",
-          "WARNING: kmalloc bug in {frame}"),
+          skip=(GENERIC, _PROC)),
+    _warn("lockdep", r"kernel/locking/lockdep\.c", r"\w*lock_\w+",
+          "WARNING: locking bug in {frame}", "LOCKDEP", skip=(GENERIC, _SOCKS)),
+    _warn("kmalloc", r"mm/\w+\.c", r"k?v?malloc\w*", "WARNING: kmalloc bug in {frame}",
+          skip=(GENERIC, _KMALLOC)),
     _warn("vmalloc", r"mm/vmalloc\.c", r"__vmalloc_node_range\w*",
           "WARNING: zero-size vmalloc in {frame}"),
     _warn("urb", r"drivers/usb/core/urb\.c", r"usb_submit_urb",
           "WARNING in {frame}/usb_submit_urb",
-          skip=(GENERIC, names("usb_submit_urb"))),
+          skip=(GENERIC, _URBS)),
     _warn("slab-destroy", r"mm/slab_common\.c", r"kmem_cache_destroy", "WARNING in {frame}",
           part_of=_ids("slab-remaining slab-destroy")),
     _warn("slab-duplicate", r"mm/slab_common\.c", r"\w+", "WARNING in {frame}",
@@ -441,7 +469,7 @@ RULES: tuple[Rule, ...] = (
          _re(r"Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
              r"(?:(?P<func>[\w.]+)\+0x|[0-9a-f]+|[\w.]+)"),
          "kernel panic: stack is corrupted in {frame}", Where.HEAD, part_of=_FAULTS,
-         stackless=True),
+         skip=(GENERIC, _PROTECTOR), stackless=True),
     Rule("panic-stack-end", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: corrupted stack end detected inside scheduler"),
          "kernel panic: corrupted stack end in {frame}", Where.STALL, _OVERFLOW),
