@@ -13,6 +13,7 @@ hold a marker and on those of the reports; so a long harmless log costs next to 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from dataclasses import dataclass
 from harness.klogextent import Extent, Header, find_headers, gather
 from harness.klogframes import (
     Frame,
+    Stack,
     collect_stacks,
     first_pc,
+    interrupted_stacks,
     own_stacks,
     parse_frame,
     strip_suffix,
 )
-from harness.klognames import ROOT, blocked, guilty, leftover, operation, simplify
+from harness.klognames import ROOT, blocked, canonical, guilty, leftover, operation, simplify
 from harness.klogrules import Rule, Where
 
 # The first lines of a report, which say who reported.
@@ -94,19 +97,23 @@ def _lock_frames(extent: Extent) -> list[Frame]:
     return frames
 
 
+def _find_operation(extent: Extent, stacks: list[Stack], rule: Rule) -> Frame | None:
+    """The operation that does not get on."""
+    pc = first_pc(extent.lines)
+    tries = interrupted_stacks(extent.lines) if rule.where is Where.TICK else []
+    tries += [[pc, *s.frames] if pc and s is stacks[0] else s.frames for s in stacks]
+    found = (operation(frames, *rule.skip) for frames in tries)
+    rest = (operation(frames, *rule.skip, leftovers=True) for frames in tries)
+    return next(filter(None, itertools.chain(found, rest)), None)
+
+
 def _find_frame(header: Header, extent: Extent) -> Frame | None:
     """The frame to blame, from where the rule says it stands."""
     rule = header.rule
     where = rule.where
     stacks = collect_stacks(extent.lines)
     if where in (Where.STALL, Where.TICK):
-        pc = first_pc(extent.lines)
-        for stack in stacks:
-            frames = [pc, *stack.frames] if pc is not None and stack is stacks[0] else stack.frames
-            frame = operation(frames, interrupted=where is Where.TICK)
-            if frame is not None:
-                return frame
-        return next(filter(None, (operation(s.frames, leftovers=True) for s in stacks)), None)
+        return _find_operation(extent, stacks, rule)
     announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP)
     every = [stack for stack in stacks if stack.announced]
     stacks = own_stacks(stacks, announced=announced)
@@ -276,7 +283,9 @@ def _build(log: bytes, header: Header, extent: Extent) -> Report:
     if reason and extent.cut_at is not None:
         reason += f"; cut off by another report at byte {extent.cut_at}"
     names: tuple[str, ...] = ()
+    lasting = dict(fields)
     if "frame" in fields:
+        lasting["frame"] = canonical(fields["frame"])
         fields["frame"], names = simplify(fields["frame"])
     title = _format(rule.title, fields)
     alt = [_format(form, fields) for form in rule.alt]
@@ -293,7 +302,7 @@ def _build(log: bytes, header: Header, extent: Extent) -> Report:
         reason=reason,
         start=header.line.start,
         end=extent.end,
-        signature=_signature(_format(rule.sig or rule.title, fields)),
+        signature=_signature(_format(rule.sig or rule.title, lasting)),
     )
 
 

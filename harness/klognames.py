@@ -14,9 +14,9 @@ anywhere in a name; ``#`` begins a comment line.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.klogframes import Frame, strip_suffix
 
@@ -108,69 +108,36 @@ strn?(?:cpy|cmp|len|cat|chr) instrument_\w+ rcu_read_(?:un)?lock
 """
 )
 
-#: What it takes to be put to sleep.
-SLEEP = names(
-    r"""
-_{0,2}schedule\w* schedule_\w+ __switch_to\w* context_switch io_schedule\w* preempt_schedule\w*
-_{0,2}cond_resched\w* do_wait_for_common wait_woken
-"""
-)
-#: What a task that does not wake up may wait for on behalf of its caller.
+# What a task that does not wake up may wait for on behalf of its caller.
 _WAITING = names(
     r"""
-\w*sched\w* __switch_to\w* context_switch \w*_(?:slow)?lock \w*_lock_\w+ \w*down\w* \w*rwsem\w*
-\w*completion\w* kthread\w* \w*wait\w* \w*synchronize\w* \w*cancel_(?:delayed_)?work\w*
-rcu_barrier\w* _{0,2}flush_(?:delayed_)?work\w* do_read_cache_\w+ __refrigerator freezer_\w+
-usleep\w* msleep\w* do_nanosleep trace_\w+
+~sched ~_(?:slow)?lock ~down ~rwsem ~completion ~kthread ~wait ~synchronize ~context_switch
+~__switch_to ~cancel_delayed_work ~rcu_barrier
 """
 )
 # Victims of these are found all over the kernel; the culprit is elsewhere.
-_BUCKETS = names(r"rtnl_lock\w* synchronize_(?:s?rcu|net|sched)\w*")
+_BUCKETS = names("~rtnl_lock ~synchronize_(?:s?rcu|net|sched)")
 
-#: Timers, work items and RCU on behalf of those that armed or freed them.
-TIMERS = names(
-    r"""
-timer_\w+ hrtimer_\w+ _{0,2}(?:call|kvfree_call)_rcu\w* rcu_\w+ work_\w+ percpu_\w+ init_\w+
-_{0,2}(?:queue|mod|flush|drain)_\w*work\w* prepare_to_\w+ add_wait_queue\w* destroy_\w*timer\w*
-"""
-)
-
-# Frames at which an interrupt entered: what is inner to the first belongs to the detector.
-_INTERRUPT = names(
-    r"""
-(?:asm_)?(?:sysvec_|smp_|local_)?(?:trace_)?apic_timer_interrupt\w* asm_sysvec_\w+ asm_exc_nmi
-end_repeat_nmi nmi el1_irq el1h?_\d+_irq\w* el1_interrupt __irq_svc ret_from_intr common_interrupt
-handle_exception reschedule_interrupt call_function_\w*interrupt timer_interrupt
-hardware_interrupt_common\w* decrementer_common\w*
-"""
-)
-# The tick, which finds stalls: no operation, although it is called through a table.
-_TICK = names(
-    r"""
-tick_\w+ update_process_times _{0,2}hrtimer_\w+ rcu_\w+ nmi_\w+ watchdog_\w+ perf_\w+ irq_\w+
-\w*_interrupt check_cpu_stall sched_show_task
-"""
-)
 # Functions that call through a table: what they called is the operation.
 _DISPATCHER = names(
     r"""
-# system calls
-do_syscall_\w+ x64_sys_call _{0,2}do_fast_syscall_32 do_int80_\w+ do_SYSENTER_32
-entry_(?:SYS|INT)\w+ (?:__)?invoke_syscall\w* el0_svc\w* do_el0_svc\w* ret_fast_syscall
-system_call\w* sysenter_\w+ tracesys\w* __sys_trace_return cstar_dispatch ia32_sys\w*
-int_ret_from_sys_call ret_from_syscall __sys_(?:[gs]etsockopt|bind|connect|listen|accept4?\w*)
-# files and sockets
-vfs_(?:ioctl|read|write|iter_read|iter_write|readv|writev) ksys_(?:read|write)
-(?:do_|ksys_)(?:vfs_)?ioctl (?:compat_)?(?:sys|SyS|SYSC)_ioctl
-__(?:do|se|x64|ia32|arm64)_(?:compat_)?sys_ioctl compat_blkdev_ioctl blkdev_ioctl do_iter_\w+
-new_sync_(?:read|write) __vfs_(?:read|write) call_(?:read|write)_iter do_loop_readv_writev __fput
-__sock_release sock_release _{0,2}sock_sendmsg\w* rtnetlink_rcv_msg nfnetlink_rcv_msg
-# bottom halves, work items, threads
-call_timer_fn _{0,2}run_timers expire_timers __hrtimer_run_queues tasklet_action\w* task_work_run
-_{0,2}do_softirq\w* handle_softirqs do_softirq_own_stack process_one_work kthread ret_from_fork\w*
-kernel_thread_helper do_one_initcall __(?:do|se)_sys_delete_module smpboot_thread_fn run_ksoftirqd
-start_secondary cpu_startup_entry run_timer_softirq process_scheduled_works worker_thread do_idle
-_{0,2}netif_receive_skb\w*
+# System calls, and what the kernel does on the way back from one.
+~do_(?:fast_)?syscall_ ~sysenter_dispatch ~tracesys_phase2 ~el0_svc_handler ~invoke_syscall
+~ret_fast_syscall (?:sys_)?(?:socketpair|connect|ioctl).* ~exit_to_usermode ~task_work_run
+# Files.
+~vfs_(?:iter_)?(?:read|write) ~do_iter_(?:read|write) ~call_(?:read|write)_iter
+~new_sync_(?:read|write) ~(?:vfs|ksys|compat|compat_sys|blkdev|blkdev_driver)_ioctl ~__fput
+call_mmap.* ~mmap_region ~do_mmap ~do_dentry_open ~vfs_open ~__do_fault ~do_page_fault page_fault
+# Sockets.
+(?:__)?sock_release.* sock_(?:sendmsg|recvmsg|mmap|do_ioctl|ioctl).* compat_sock_ioctl.*
+setsockopt listen accept ~kernel_(?:setsockopt|listen|accept) ~sock_common_setsockopt
+~sk_common_release nfnetlink_rcv_msg.* rtnetlink_rcv_msg.* netlink_dump.* ~netif_receive_skb
+# Bottom halves, work items, threads.
+~do_softirq ~call_timer_fn ~_run_timers ~run_timer_softirq ~hrtimer_run ~tasklet_(?:hi_)?action
+~run_ksoftirqd ~smpboot_thread_fn ~process_one_work kthread ~ret_from_fork ~start_secondary
+~cpu_startup_entry
+# A processor that waits for others is stuck by what it asked of them.
+~smp_call_function
 """
 )
 # Where stacks begin: below these there is no kernel code.
@@ -183,42 +150,46 @@ kernel_thread_helper tracesys\w* stub_\w+ cstar_dispatch __irq_\w+ syscall_retur
 cpu_startup_entry kernel_init common_startup\w*
 """
 )
-# A processor that waits for others is stuck by what it asked of them.
-_CROSS_CALL = names(r"smp_call_function\w* smp_cfm_core\w* on_each_cpu\w*")
-
-_SYSCALL_ARCH = re.compile(
-    r"^__(?:x64|x32|ia32|arm64|riscv|s390x?|arm|powerpc)_(?P<name>(?:compat_)?sys_\w+)$"
-)
-_SYSCALL_BODY = re.compile(
-    r"^(?:__(?:do|se)_(?:compat_)?sys_|(?:compat_|C_)?S[yY]S[C]?_|compat_S[yY]S_)(?P<name>\w+)$"
-)
 # One mechanism under several names, by age or flavour of the kernel.
-_FAMILIES = (
-    (_CROSS_CALL, "smp_call_function"),
-    (names(r"synchronize_(?:s?rcu|net|sched)\w*"), "synchronize_rcu"),
+_CROSS_CALL = ("smp_call_function", names("~smp_call_function"))
+_GRACE = ("synchronize_rcu", names("~synchronize_(?:s?rcu|net|sched)"))
+
+# What system call macros put before the name of a system call or of its body, and its kernel-side
+# callers before that of the shared code.
+_SYSCALL = re.compile(
+    r"^(?:__(?:x64|ia32|arm64)_|__se_|__do_sys_|_{2,4}sys_|ksys_|(?:compat_)?(?:SYSC|SyS)_|sys_)"
 )
+
+
+def plain(func: str) -> str:
+    """The name that titles use: without compiler suffixes, and without system call wrapping."""
+    return _SYSCALL.sub("", strip_suffix(func), count=1)
 
 
 def simplify(func: str) -> tuple[str, tuple[str, ...]]:
     """The name that a title uses for a function, and the others under which it is known."""
     func = strip_suffix(func)
-    arch = _SYSCALL_ARCH.match(func)
-    if arch is not None:
-        return arch["name"], (func,)
-    body = _SYSCALL_BODY.match(func)
-    if body is not None:
-        return body["name"], (func, f"sys_{body['name']}")
-    for pattern, name in _FAMILIES:
-        if pattern.match(func) and func != name:
-            return name, (func,)
-    return func, ()
+    name = plain(func)
+    if name == func:
+        return func, ()
+    bare = name.removeprefix("sys_")
+    return name, tuple(
+        other for other in dict.fromkeys((func, bare, f"sys_{bare}")) if other != name
+    )
+
+
+def canonical(func: str) -> str:
+    """One name for all the wrappers and bodies of a system call, whatever the kernel."""
+    name, others = simplify(func)
+    return f"sys_{name.removeprefix('sys_')}" if others else name
 
 
 def is_guilty(frame: Frame, *skips: re.Pattern[str]) -> bool:
     """Whether a frame has a name that is in none of the tables ``skips``."""
     if frame.func is None:
         return False
-    return not any((_HEADER if frame.module else skip).match(frame.func) for skip in skips)
+    name = plain(frame.func)
+    return not any((_HEADER if frame.module else skip).match(name) for skip in skips)
 
 
 def guilty(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
@@ -238,43 +209,33 @@ def leftover(frames: Sequence[Frame], *skips: re.Pattern[str]) -> Frame | None:
     return next((frame for frame in frames if is_guilty(frame, *skips)), None)
 
 
+def _called(frame: Frame, family: tuple[str, re.Pattern[str]]) -> Frame:
+    """The frame under the name of its family, if it is of that."""
+    name, pattern = family
+    return replace(frame, func=name) if pattern.match(frame.func or "") else frame
+
+
 def blocked(frames: Sequence[Frame]) -> Frame | None:
     """The function in which a sleeping task waits."""
     for frame in frames:
-        if frame.reliable and frame.func and _BUCKETS.match(frame.func):
-            return frame
+        if frame.reliable and is_guilty(frame, GENERIC) and _BUCKETS.match(frame.func or ""):
+            return _called(frame, _GRACE)
     return guilty(frames, GENERIC, _WAITING)
 
 
 def operation(
-    stack: Sequence[Frame], *, interrupted: bool = False, leftovers: bool = False
+    frames: Sequence[Frame], *skips: re.Pattern[str], leftovers: bool = False
 ) -> Frame | None:
-    """What the innermost dispatcher of a stack had called.
+    """What the innermost dispatcher of a stack had called; None if there is no dispatcher.
 
-    ``interrupted``: the detector itself ran in an interrupt on top of this stack, so everything
-    inner to the first interrupt entry is the detector's. ``leftovers``: take frames that the
-    unwinder does not vouch for, too.
+    ``leftovers``: take frames that the unwinder does not vouch for, too.
     """
-    frames = [frame for frame in stack if frame.func and (frame.reliable or leftovers)]
-    if interrupted:
-        for n, frame in enumerate(frames):
-            if _INTERRUPT.match(frame.func or ""):
-                rest = n + 1
-                while rest < len(frames) and _INTERRUPT.match(frames[rest].func or ""):
-                    rest += 1
-                frames = frames[rest:]
-                break
-    for n, (inner, outer) in enumerate(itertools.pairwise(frames)):
-        func = inner.func or ""
-        if _CROSS_CALL.match(func):
-            return inner
-        if (
-            _DISPATCHER.match(outer.func or "")
-            and not _DISPATCHER.match(func)
-            and not _TICK.match(func)
-            and is_guilty(inner, GENERIC, SLEEP)
-        ):
-            # foo_compat_ioctl() does nothing but call foo_ioctl().
-            native = func.replace("compat_", "", 1)
-            return frames[n - 1] if n and frames[n - 1].func == native else inner
+    called = None
+    for frame in frames:
+        if not (frame.reliable or leftovers) or not is_guilty(frame, *skips):
+            continue
+        if _DISPATCHER.match(plain(frame.func or "")):
+            crossed = _called(frame, _CROSS_CALL)
+            return crossed if called is None or crossed is not frame else called
+        called = frame
     return None

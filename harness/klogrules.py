@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from harness.klogframes import FUNC
-from harness.klognames import GENERIC, SLEEP, TIMERS, names
+from harness.klognames import GENERIC, names
 
 
 class Where(enum.Enum):
@@ -133,7 +133,9 @@ _SPINS = names("~spin_ ~_lock ~_unlock")
 _RCU = names("~rcu ~kmem ~slab")
 _KEYS = names("~stack ~lock ~IRQ")
 _SOCKS = names("~lock_sock ~release_sock")
-_SCHED = names("~schedule")
+_SCHED = names("~schedule ~retint_kernel")
+# The tick that found the stall, and what it looked at.
+_TICK = names("~apic_timer_interrupt ~rcu")
 # The kernel itself names the caller of the function that must not be preempted.
 _PREEMPT = names("~preempt ~debug_ ~processor_id ~this_cpu")
 _USERCOPY = names("~usercopy ~__check")
@@ -344,13 +346,13 @@ RULES: tuple[Rule, ...] = (
          "BUG: hard lockup in {frame}", Where.STALL, _STALL),
     Rule("rcu-stall", "HANG", "INFO: rcu",
          _re(r"INFO: rcu\w* (?:self-)?detected (?:expedited )?stalls? on (?:CPU|tasks)"),
-         "INFO: rcu detected stall in {frame}", Where.TICK, _STALL),
+         "INFO: rcu detected stall in {frame}", Where.TICK, _STALL, skip=(GENERIC, _TICK)),
     Rule("hung-task", "HANG", "INFO: task ",
          _re(r"INFO: task .{1,64} blocked (?:in I/O wait |on a \w+ )?(?:.{1,40})?for more than \d"),
          "INFO: task hung in {frame}", Where.SLEEP, _HANG),
     Rule("undying-task", "HANG", "INFO: task ",
          _re(r"INFO: task .{1,64} can't die for more than \d"),
-         "INFO: task can't die in {frame}", Where.SLEEP, _HANG),
+         "INFO: task can't die in {frame}", Where.TRACE, _HANG, skip=(GENERIC, _SCHED)),
     # ---- stacks -------------------------------------------------------------------------------
     Rule("guard-page", "OTHER", "stack guard page was hit",
          _re(r"BUG: (?:\S{1,16} )?stack guard page was hit"),
@@ -472,7 +474,8 @@ RULES: tuple[Rule, ...] = (
          skip=(GENERIC, _PROTECTOR), stackless=True),
     Rule("panic-stack-end", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: corrupted stack end detected inside scheduler"),
-         "kernel panic: corrupted stack end in {frame}", Where.STALL, _OVERFLOW),
+         "kernel panic: corrupted stack end in {frame}", Where.STALL, _OVERFLOW,
+         skip=(GENERIC, _SCHED)),
     Rule("panic-after", "DoS", "Kernel panic - not",
          _re(rf"Kernel panic - not syncing: (?P<what>(?:{_AFTER}))"),
          "kernel panic: {what}", part_of=_ids("*"), torn="the report that it follows is missing"),
