@@ -114,7 +114,7 @@ def _find_frame(header: Header, extent: Extent) -> Frame | None:
     stacks = collect_stacks(extent.lines)
     if where in (Where.STALL, Where.TICK):
         return _find_operation(extent, stacks, rule)
-    announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP)
+    announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP, Where.LOCK)
     every = [stack for stack in stacks if stack.announced]
     stacks = own_stacks(stacks, announced=announced)
     if where is Where.SLEEP:
@@ -128,8 +128,8 @@ def _find_frame(header: Header, extent: Extent) -> Frame | None:
         pc = first_pc(extent.lines)
         candidates = [pc] if pc is not None else []
         bad_pc = pc is not None and pc.func is None
-    elif where is Where.LOCK:
-        candidates = _lock_frames(extent)
+    elif where in (Where.LOCK, Where.LOCKS):
+        candidates = _lock_frames(extent)[: 1 if where is Where.LOCK else 2]
     for frames in (candidates, *(stack.frames for stack in stacks)):
         frame = guilty(frames, *rule.skip)
         if frame is not None:

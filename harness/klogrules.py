@@ -32,8 +32,10 @@ class Where(enum.Enum):
     TRACE = enum.auto()
     #: The first stack, announced or not.
     FIRST = enum.auto()
-    #: The lock that a lockdep report names first ("at: func+0x1/0x2"), else as FIRST.
+    #: Where the first lock that a lockdep report names is taken ("at: func+0x1/0x2"), else as TRACE.
     LOCK = enum.auto()
+    #: As LOCK, then the second lock, else as FIRST.
+    LOCKS = enum.auto()
     #: The operation that does not get on: what the innermost dispatcher called.
     STALL = enum.auto()
     #: As STALL, where the detector ran in an interrupt on top of the stalled stack.
@@ -132,6 +134,8 @@ _SKB = names("skb_.*")
 _SPINS = names("~spin_ ~_lock ~_unlock")
 _RCU = names("~rcu ~kmem ~slab")
 _KEYS = names("~stack ~lock ~IRQ")
+# Every work item is a lock to lockdep, taken by the code that runs them.
+_WORK = names("~process_one_work ~(?:flush|drain|destroy)_workqueue")
 _SOCKS = names("~lock_sock ~release_sock")
 _SCHED = names("~schedule ~retint_kernel")
 # The tick that found the stall, and what it looked at.
@@ -146,7 +150,6 @@ _REFCOUNT = names("~refcount ~kobject_")
 _PROC = names("~proc_")
 _KMALLOC = names("~kmalloc ~krealloc ~slab ~kmem")
 _PROTECTOR = names("~stack_chk")
-_COVERAGE = names(r"~__sanitizer trace_\w+")
 _RUST = names(r"rust_\w+")
 
 _SPIN = (
@@ -238,7 +241,7 @@ RULES: tuple[Rule, ...] = (
          "BUG: unable to handle kernel paging request in {frame}", Where.PC, _ACCESS,
          part_of=_FAULTS, sig="page-fault in {frame}"),
     Rule("unhandled-fault", "DoS", "Unhandled ", _re(r"Unhandled (?:prefetch abort|fault): "),
-         "Unhandled fault in {frame}", Where.PC, _ACCESS, skip=(_COVERAGE,),
+         "Unhandled fault in {frame}", Where.PC, _ACCESS,
          part_of=_ids("alignment-trap")),
     Rule("alignment-trap", "DoS", "Alignment trap: ", _re(r"Alignment trap: "),
          "Alignment trap in {frame}", Where.PC),
@@ -286,16 +289,22 @@ RULES: tuple[Rule, ...] = (
     # ---- locks --------------------------------------------------------------------------------
     Rule("spinlock", "LOCKDEP", "BUG: ", _re(_SPIN), "BUG: {what} in {frame}", Where.TRACE,
          skip=(GENERIC, _SPINS)),
+    Rule("deadlock-circular", "LOCKDEP", "possible circular",
+         _re(r"WARNING: possible circular locking dependency detected"),
+         "possible deadlock in {frame}", Where.LOCKS, skip=(GENERIC, _WORK)),
     Rule("deadlock", "LOCKDEP", "possible ",
          _re(r": possible (?:circular locking|recursive locking|irq lock inversion)"
              r"(?: dependency)? detected"),
-         "possible deadlock in {frame}", Where.LOCK),
+         "possible deadlock in {frame}", Where.LOCK, skip=()),
     Rule("deadlock-irq", "LOCKDEP", "lock order detected",
          _re(r": [A-Z_]+-(?:READ-)?safe -> [A-Z_]+-(?:READ-)?unsafe lock order detected"),
          "possible deadlock in {frame}", Where.FIRST),
     Rule("lock-state", "LOCKDEP", "nconsistent lock state",
-         _re(r"(?:WARNING|INFO): inconsistent lock state"),
-         "inconsistent lock state in {frame}", Where.LOCK),
+         _re(r"WARNING: inconsistent lock state"),
+         "inconsistent lock state in {frame}", Where.TRACE),
+    Rule("lock-state-old", "LOCKDEP", "nconsistent lock state",
+         _re(r"INFO: inconsistent lock state"),
+         "inconsistent lock state in {frame}", Where.LOCK, skip=()),
     Rule("lock-wait", "LOCKDEP", "nvalid wait context",
          _re(r"(?:BUG|WARNING): Invalid wait context"),
          "WARNING: locking bug in {frame}", Where.TRACE, skip=(GENERIC, _SOCKS)),
@@ -303,18 +312,18 @@ RULES: tuple[Rule, ...] = (
          _re(_LOCKS + r"bad (?:contention )?unlock balance detected"),
          "{kind}: bad unlock balance in {frame}", Where.LOCK, sig="bad unlock balance in {frame}"),
     Rule("lock-freed", "LOCKDEP", "held lock freed", _re(_LOCKS + r"held lock freed"),
-         "{kind}: held lock freed in {frame}", Where.LOCK, sig="held lock freed in {frame}"),
+         "{kind}: held lock freed in {frame}", Where.LOCK, skip=(), sig="held lock freed in {frame}"),
     Rule("lock-user", "OTHER", "lock held when returning",
          _re(_LOCKS + r"lock held when returning to user space"),
          "{kind}: lock held when returning to user space in {frame}", Where.LOCK,
-         stackless=True, sig="lock held when returning to user space in {frame}"),
+         skip=(), stackless=True, sig="lock held when returning to user space in {frame}"),
     Rule("lock-held", "LOCKDEP", "still has locks held",
          _re(_LOCKS + r".{1,40} still has locks held"),
-         "{kind}: still has locks held in {frame}", Where.LOCK,
+         "{kind}: still has locks held in {frame}", Where.LOCK, skip=(),
          sig="still has locks held in {frame}"),
     Rule("lock-nested", "LOCKDEP", "ested lock was not taken",
          _re(_LOCKS + r"Nested lock was not taken"),
-         "{kind}: nested lock was not taken in {frame}", Where.LOCK,
+         "{kind}: nested lock was not taken in {frame}", Where.TRACE,
          sig="nested lock was not taken in {frame}"),
     Rule("rcu-usage", "LOCKDEP", "uspicious ",
          _re(_LOCKS + r"[sS]uspicious (?:RCU usage|rcu_dereference_\w+\(\) usage)"),
