@@ -29,7 +29,16 @@ from harness.klogframes import (
     parse_frame,
     strip_suffix,
 )
-from harness.klognames import ROOT, blocked, canonical, guilty, leftover, operation, simplify
+from harness.klognames import (
+    ROOT,
+    blocked,
+    canonical,
+    guilty,
+    is_asleep,
+    leftover,
+    operation,
+    simplify,
+)
 from harness.klogrules import Rule, Where
 
 # The first lines of a report, which say who reported.
@@ -101,7 +110,9 @@ def _find_operation(extent: Extent, stacks: list[Stack], rule: Rule) -> Frame | 
     """The operation that does not get on."""
     pc = first_pc(extent.lines)
     tries = interrupted_stacks(extent.lines) if rule.where is Where.TICK else []
-    tries += [[pc, *s.frames] if pc and s is stacks[0] else s.frames for s in stacks]
+    # The stack of a thread that waits for the stalled one says nothing of it.
+    running = [stack for stack in stacks if not is_asleep(stack.frames)] or stacks
+    tries += [[pc, *s.frames] if pc and s is stacks[0] else s.frames for s in running]
     found = (operation(frames, *rule.skip) for frames in tries)
     rest = (operation(frames, *rule.skip, leftovers=True) for frames in tries)
     return next(filter(None, itertools.chain(found, rest)), None)

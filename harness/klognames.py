@@ -115,6 +115,7 @@ _WAITING = names(
 ~__switch_to ~cancel_delayed_work ~rcu_barrier
 """
 )
+_ASLEEP = names("(?:__)?schedule __switch_to context_switch")
 # Victims of these are found all over the kernel; the culprit is elsewhere.
 _BUCKETS = names("~rtnl_lock ~synchronize_(?:s?rcu|net|sched)")
 
@@ -140,6 +141,8 @@ setsockopt listen accept ~kernel_(?:setsockopt|listen|accept) ~sock_common_setso
 ~smp_call_function
 """
 )
+# These call a module's functions for loading and unloading it.
+_LOADER = names("~do_one_initcall ~delete_module")
 # Where stacks begin: below these there is no kernel code.
 ROOT = names(
     r"""
@@ -215,6 +218,12 @@ def _called(frame: Frame, family: tuple[str, re.Pattern[str]]) -> Frame:
     return replace(frame, func=name) if pattern.match(frame.func or "") else frame
 
 
+def is_asleep(frames: Sequence[Frame]) -> bool:
+    """Whether a stack is that of a task that has given up its processor."""
+    first = next((frame.func for frame in frames if frame.func), None)
+    return first is not None and _ASLEEP.match(first) is not None
+
+
 def blocked(frames: Sequence[Frame]) -> Frame | None:
     """The function in which a sleeping task waits."""
     for frame in frames:
@@ -234,7 +243,10 @@ def operation(
     for frame in frames:
         if not (frame.reliable or leftovers) or not is_guilty(frame, *skips):
             continue
-        if _DISPATCHER.match(plain(frame.func or "")):
+        name = plain(frame.func or "")
+        if called is not None and called.module and _LOADER.match(name):
+            return called
+        if _DISPATCHER.match(name):
             crossed = _called(frame, _CROSS_CALL)
             return crossed if called is None or crossed is not frame else called
         called = frame
