@@ -166,12 +166,14 @@ _TASK_LINES = (
 )
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
 _ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
-_NUMBER = re.compile(r"(?<![A-Za-z_\d.-])\d{2,}(?![A-Za-z_\d])|(?<==)\d+")
+_LINE = re.compile(r"(?<=\.[chS]):\d+")
+_NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.]*\w)")
 
 
 def _plain(text: str) -> str:
     """Free text of a header without what differs from run to run."""
-    return _NUMBER.sub("NUM", _ADDR.sub("ADDR", _OFFSET.sub("", text))).strip()
+    text = _LINE.sub(":LINE", _ADDR.sub("ADDR", _OFFSET.sub("", text)))
+    return _NUMBER.sub("NUM", text).strip()
 
 
 @dataclass(frozen=True, slots=True)
