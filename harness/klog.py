@@ -154,7 +154,7 @@ _CPU_LINE = re.compile(
     r"CPU: (?P<cpu>\d{1,5}) (?:UID: \d+ )?PID: (?P<pid>\d+) Comm: "
     r"(?P<task>.{1,40}?)(?: Not tainted| Tainted|$)"
 )
-_WARN_LINE = re.compile(r"CPU(?:: |#)(?P<cpu>\d{1,5})(?: PID: \d+ at|: (?P<task>[^/]{1,40})/\d+)?")
+_WARN_LINE = re.compile(r"CPU(?:: |#)(?P<cpu>\d{1,5})(?: PID: \d+ at|: (?P<task>.{1,40})/\d+$)?")
 # The task that a report is about, which need not be the one that prints it.
 _TASK_LINES = (
     re.compile(r"INFO: task (?P<task>.{1,40}):(?P<pid>\d+) (?:blocked|can't die)"),
@@ -210,6 +210,8 @@ def _who(header: Header, extent: Extent) -> _Who:
 def _type(rule: Rule, fields: dict[str, str]) -> str:
     """KASAN and its like have a type per kind of access."""
     bug, access = fields.get("bug", ""), fields.get("access", "")
+    if rule.type == "KCSAN":
+        return "KCSAN-ASSERT" if bug.startswith("assert") else "KCSAN-DATARACE"
     if rule.type not in ("KASAN", "KFENCE", "KMSAN"):
         return rule.type
     if "use-after-free" in bug:

@@ -175,6 +175,8 @@ def simplify(func: str) -> tuple[str, tuple[str, ...]]:
     name = plain(func)
     if name == func:
         return func, ()
+    if name.startswith("compat_"):
+        return name, (func,)
     bare = name.removeprefix("sys_")
     return name, tuple(
         other for other in dict.fromkeys((func, bare, f"sys_{bare}")) if other != name

@@ -98,8 +98,8 @@ _OVERFLOW = ("stack-overflow in {frame}",)
 
 # Where an oops begins; a later line of the same oops is no new report.
 _FAULTS = _ids(
-    "fault-null fault-paging arm-fault bug bug-list bug-usercopy rust-panic guard-page "
-    "stack-overflow unhandled-fault alignment-trap internal-bug internal gpf divide trap "
+    "fault-null fault-paging bug bug-list bug-usercopy rust-panic guard-page "
+    "stack-overflow unhandled-fault alignment-trap internal gpf divide trap "
     "double-fault list"
 )
 # Panics that are the consequence of a report that stands before them, or was lost.
@@ -122,11 +122,15 @@ _PAGE = names(
     "~(?:free|put|get|update|release)_page ~free_unref _*folio.* ~truncate_inode_pages "
     "~page_frag_free ~alloc ~vmap ~page_owner"
 )
+_PTE = names("~print_bad_ ~vm_normal_")
 _FREE_SKIP = names("~slab_ ~kfree ~vunmap ~vfree")
 # The exception by which the processor reports a bad tag.
 _TAGS = names("~kernel_fault ~tag_check ~mem_abort el1h?_.*")
 # Code that works on whatever bytes it is given; the bytes are somebody else's.
-_BYTES = names("~alloc_skb netlink_ack.* ~netlink_rcv_skb ~_encrypt$ (?:crypto|cipher|drbg|rng)_.*")
+_BYTES = names(
+    "~alloc_skb netlink_ack.* ~netlink_rcv_skb ~_encrypt$ (?:crypto|cipher|drbg|rng)_.* "
+    "~usb_start_wait_urb ~usb_(?:bulk|interrupt)_msg"
+)
 _URBS = names("~usb_submit_urb ~usb_start_wait_urb ~usb_(?:bulk|interrupt|control)_msg ~alloc_skb")
 _UBSAN = names("~ubsan ~overflow")
 # Wrappers check what they are given with BUG_ON(): it was the caller's.
@@ -143,9 +147,7 @@ _TICK = names("~apic_timer_interrupt ~rcu")
 # The kernel itself names the caller of the function that must not be preempted.
 _PREEMPT = names("~preempt ~debug_ ~processor_id ~this_cpu")
 _USERCOPY = names("~usercopy ~__check")
-_ODEBUG = names(
-    "~debug_ ~rcu ~timer_ ~work_ ~percpu_ ~vunmap ~vfree ~__free_ ~kobject_"
-)
+_ODEBUG = names("~debug_ ~rcu ~timer_ ~work_ ~percpu_ ~vunmap ~vfree ~__free_ ~kobject_")
 _REFCOUNT = names("~refcount ~kobject_")
 _PROC = names("~proc_")
 _KMALLOC = names("~kmalloc ~krealloc ~slab ~kmem")
@@ -172,7 +174,8 @@ _HARD_LOCKUP = (
     r"Watchdog CPU:\d+ Hard LOCKUP"
 )
 _SLAB = r"(?:^|\W)BUG (?P<cache>[\w:-]\S{0,63}) \((?:Not t|T)ainted.{0,60}\): "
-_WARN = r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?"
+# "[condition]" came with 6.19, before the file.
+_WARN = r"WARNING: (?:\[.{1,200}\] )?(?:CPU: \d+ PID: \d+ )?(?:at )?"
 _KASAN_ACCESS = _re(r"(?:^|\W)(?P<access>Read|Write) (?:of size \d|at addr)")
 
 
@@ -208,18 +211,9 @@ RULES: tuple[Rule, ...] = (
     Rule("kfence", "KFENCE", "BUG: KFENCE: ",
          _re(rf"BUG: KFENCE: (?P<bug>[a-z-]+) (?P<access>read|write) in {FUNC}"),
          "KFENCE: {bug} {access} in {frame}", Where.HEAD_FIRST, _ACCESS),
-    Rule("kcsan-assert", "KCSAN-ASSERT", "BUG: KCSAN: ",
-         _re(rf"BUG: KCSAN: assert: race in {FUNC}"),
-         "KCSAN: assert: race in {frame}", Where.HEAD_FIRST),
-    Rule("kcsan-pair", "KCSAN-DATARACE", "BUG: KCSAN: ",
-         _re(r"BUG: KCSAN: (?P<bug>[a-z-]+) in (?P<func>[\w.]+) / (?P<func2>[\w.]+)"),
-         "KCSAN: {bug} in {func} / {func2}", Where.HEAD_FIRST),
-    Rule("kcsan", "KCSAN-DATARACE", "BUG: KCSAN: ",
-         _re(rf"BUG: KCSAN: (?P<bug>[a-z-]+) in {FUNC}"),
-         "KCSAN: {bug} in {frame}", Where.HEAD_FIRST),
-    Rule("kmsan-urb", "KMSAN", "BUG: KMSAN: ",
-         _re(rf"BUG: KMSAN: (?P<bug>kernel-usb-infoleak) in {FUNC}"),
-         "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, skip=(GENERIC, _URBS)),
+    Rule("kcsan", "KCSAN", "BUG: KCSAN: ",
+         _re(r"BUG: KCSAN: (?P<what>(?P<bug>[a-z-]+(?:: race)?) in (?P<func>[\w.]+).{0,120})"),
+         "KCSAN: {what}", Where.HEAD_FIRST),
     Rule("kmsan", "KMSAN", "BUG: KMSAN: ",
          _re(rf"BUG: KMSAN: (?P<bug>[a-z-]+) in {FUNC}"),
          "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, _ACCESS, skip=(GENERIC, _BYTES)),
@@ -238,18 +232,11 @@ RULES: tuple[Rule, ...] = (
     Rule("fault-paging", "MEMORY_SAFETY_BUG", "nable to handle ", _re(_PAGE_FAULT),
          "BUG: unable to handle kernel paging request in {frame}", Where.PC, _ACCESS,
          sig="page-fault in {frame}"),
-    Rule("arm-fault", "MEMORY_SAFETY_BUG", "Internal error: Oops",
-         _re(r"Internal error: Oops: [0-9a-f]+ \[#\d"),
-         "BUG: unable to handle kernel paging request in {frame}", Where.PC, _ACCESS,
-         part_of=_FAULTS, sig="page-fault in {frame}"),
     Rule("unhandled-fault", "DoS", "Unhandled ", _re(r"Unhandled (?:prefetch abort|fault): "),
          "Unhandled fault in {frame}", Where.PC, _ACCESS,
          part_of=_ids("alignment-trap")),
     Rule("alignment-trap", "DoS", "Alignment trap: ", _re(r"Alignment trap: "),
          "Alignment trap in {frame}", Where.PC),
-    Rule("internal-bug", "BUG", "Internal error: Oops - BUG",
-         _re(r"Internal error: Oops - BUG: "),
-         "kernel BUG in {frame}", Where.PC, part_of=_FAULTS),
     Rule("internal", "DoS", "Internal error: ", _re(r"Internal error: "),
          "Internal error in {frame}", Where.PC, _ACCESS, part_of=_FAULTS),
     Rule("double-fault", "DoS", "double fault",
@@ -379,18 +366,15 @@ RULES: tuple[Rule, ...] = (
          "WARNING: kernel stack regs has bad value"),
     # ---- memory bookkeeping -------------------------------------------------------------------
     Rule("page-map", "OTHER", "BUG: Bad page map", _re(r"BUG: Bad page map"), "BUG: Bad page map",
-         Where.TRACE, sig="BUG: Bad page map in {frame}"),
+         Where.TRACE, skip=(GENERIC, _PTE), sig="BUG: Bad page map in {frame}"),
     Rule("page-state", "OTHER", "BUG: Bad page ",
          _re(r"BUG: Bad page (?P<what>state|cache) in process"),
          "BUG: Bad page {what} in {frame}", Where.FIRST, skip=(GENERIC, _PAGE)),
     Rule("rss", "OTHER", "BUG: Bad rss-counter", _re(r"BUG: Bad rss-counter state"),
          "BUG: Bad rss-counter state", alone=True),
     Rule("pgtables", "OTHER", "BUG: non-zero ",
-         _re(r"BUG: non-zero (?P<what>nr_pmds|nr_ptes) on freeing mm"),
-         "BUG: non-zero {what} on freeing mm", alone=True),
-    Rule("pgtables-bytes", "OTHER", "BUG: non-zero ",
-         _re(r"BUG: non-zero (?P<what>\w+) on freeing mm: -?\d"),
-         "BUG: non-zero {what} on freeing mm: NUM", alone=True),
+         _re(r"BUG: non-zero (?P<what>nr_p(?:md|te)s on freeing mm|\w+ on freeing mm: -?\d+)"),
+         "BUG: non-zero {what}", alone=True),
     Rule("slab-remaining", "DoS", "bjects remaining ",
          _re(_SLAB + r"Objects remaining (?:in \S+ )?on __kmem_cache_shutdown"),
          "BUG: Objects remaining in {cache} on __kmem_cache_shutdown()",
@@ -451,6 +435,8 @@ RULES: tuple[Rule, ...] = (
     _warn("slab-duplicate", r"mm/slab_common\.c", r"\w+", "WARNING in {frame}",
           part_of=_ids("slab-duplicate")),
     _warn("dentry", r"fs/dcache\.c", r"umount_check", "WARNING in {frame}", part_of=_ids("dentry")),
+    _warn("file-count", r"fs/open\.c", r"filp_(?:close|flush)", "WARNING in {frame}",
+          part_of=_ids("file-count")),
     _warn("busy", r"fs/super\.c", r"generic_shutdown_super", "WARNING in {frame}",
           part_of=_ids("busy-inodes")),
     Rule("warn", "WARNING", "WARNING: ", _re(rf"{_WARN}\S+:\d+ (?:at )?{FUNC}"),
@@ -481,9 +467,6 @@ RULES: tuple[Rule, ...] = (
          _re(r"unregister_netdevice: waiting for \S+ to become free"),
          "unregister_netdevice: waiting for DEV to become free", alone=True),
     # ---- panic --------------------------------------------------------------------------------
-    Rule("panic-oom", "DoS", "Kernel panic - not",
-         _re(r"Kernel panic - not syncing: (?:Out of memory|System is deadlocked on memory)"),
-         "", unless=_re(".")),
     Rule("panic-protector", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
              r"(?:(?P<func>[\w.]+)\+0x|[0-9a-f]+|[\w.]+)"),
