@@ -32,7 +32,7 @@ class Where(enum.Enum):
     TRACE = enum.auto()
     #: The first stack, announced or not.
     FIRST = enum.auto()
-    #: Where the first lock that a lockdep report names is taken ("at: func+0x1/0x2"), else as TRACE.
+    #: Where the first lock of a lockdep report is taken ("at: func+0x1/0x2"), else as TRACE.
     LOCK = enum.auto()
     #: As LOCK, then the second lock, else as FIRST.
     LOCKS = enum.auto()
@@ -301,7 +301,8 @@ RULES: tuple[Rule, ...] = (
          _re(_LOCKS + r"bad (?:contention )?unlock balance detected"),
          "{kind}: bad unlock balance in {frame}", Where.LOCK, sig="bad unlock balance in {frame}"),
     Rule("lock-freed", "LOCKDEP", "held lock freed", _re(_LOCKS + r"held lock freed"),
-         "{kind}: held lock freed in {frame}", Where.LOCK, skip=(), sig="held lock freed in {frame}"),
+         "{kind}: held lock freed in {frame}", Where.LOCK, skip=(),
+         sig="held lock freed in {frame}"),
     Rule("lock-user", "OTHER", "lock held when returning",
          _re(_LOCKS + r"lock held when returning to user space"),
          "{kind}: lock held when returning to user space in {frame}", Where.LOCK,
@@ -330,7 +331,8 @@ RULES: tuple[Rule, ...] = (
          "BUG: scheduling while atomic in {frame}", Where.TRACE, skip=(GENERIC, _SCHED)),
     Rule("preemptible", "LOCKDEP", "in preemptible",
          _re(r"BUG: using (?P<what>\w+)\(\) in preempt"),
-         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE, skip=(GENERIC, _PREEMPT)),
+         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE,
+         skip=(GENERIC, _PREEMPT)),
     Rule("work-leak", "OTHER", "BUG: workqueue leaked",
          _re(r"BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)"),
          "BUG: workqueue leaked lock or atomic in {frame}",

@@ -52,7 +52,7 @@ class Symbols:
         return self.vmlinux is not None or bool(self.modules)
 
     def lives_for(self, text: str) -> tuple[ModuleLife, ...]:
-        """The lives on record, and one without a place for each other module that ``text`` names."""
+        """The lives on record; for each other module that ``text`` names, one without a place."""
         known = {life.name for life in self.lives}
         others = sorted({*_IN_MODULE.findall(text)} & self.modules.keys() - known)
         return (
