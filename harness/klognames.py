@@ -69,7 +69,8 @@ crc\d+.* ~crc_itu_t
 ~atomic(?:64)?_(?:dec|inc|read|set|x?or|and|add|sub|fetch|(?:cmp)?xchg|try)
 ~(?:set|clear|change|test)_bit
 # Locks, their checkers, wake-ups.
-~lockdep ~lock_(?:acquire|release|class) ~mark_lock ~(?:reacquire|mark)_held_locks ~seqprop_assert
+~lockdep ~lock_(?:acquire|release|class) ~mark_lock ~(?:reacquire|mark)_held_locks valid_state
+~seqprop_assert
 ~(?:trace|lockdep)_(?:hard|soft)irq ~bh_(?:en|dis)able ~raw_spin_rq ~spin_(?:lock|trylock|unlock)
 ~(?:read|write)_(?:lock|trylock|unlock) down ~down_(?:read|write|trylock) ~up_(?:read|write)
 (?:__)?mutex_.* rt_mutex_.* ~owner_on_cpu ~osq_(?:un)?lock ~__wake_up complete

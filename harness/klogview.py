@@ -7,12 +7,14 @@ Everything that a log says is somebody else's: what is shown of it holds no term
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness import elf, klog, symbolise
 from harness.errors import GuestError, UsageError
@@ -22,6 +24,7 @@ from harness.trial import module_lives
 
 #: A log is read as a whole; one that is longer is refused, bytes.
 MAX_LOG_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
 #: The name that stands for standard input.
 STDIN = "-"
 #: The file of a bundle that says where its modules lay.
@@ -83,20 +86,32 @@ def read_log(name: str) -> bytes:
     """
     try:
         if name == STDIN:
-            log = sys.stdin.buffer.read(MAX_LOG_BYTES + 1)
+            log = _read(sys.stdin.buffer)
         else:
             with Path(name).open("rb") as file:
-                log = file.read(MAX_LOG_BYTES + 1)
+                log = _read(file)
     except OSError as error:
         raise UsageError(f"{name}: cannot be read: {error.strerror}") from error
     except MemoryError as error:
         raise UsageError(f"{name}: does not fit into memory") from error
-    if len(log) > MAX_LOG_BYTES:
+    if log is None:
         raise UsageError(
             f"{name}: longer than {MAX_LOG_BYTES >> 20} MiB",
             hint=f"`split -C {MAX_LOG_BYTES >> 20}m` cuts a log between lines",
         )
     return log
+
+
+def _read(file: IO[bytes]) -> bytes | None:
+    """All of a file, or None if that is too much; a pipe says how long it is only by ending."""
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file.read() if os.fstat(file.fileno()).st_size <= MAX_LOG_BYTES else None
+    log = bytearray()
+    while chunk := file.read(_CHUNK_BYTES):
+        log += chunk
+        if len(log) > MAX_LOG_BYTES:
+            return None
+    return bytes(log)
 
 
 def load_symbols(vmlinux: Path | None, folder: Path | None) -> Symbols:

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,9 +65,21 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*argv: object, stdin: bytes | None = None, monkeypatch: pytest.MonkeyPatch) -> int:
-    if stdin is not None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-    return cli.main(["klog", *map(str, argv)])
+    if stdin is None:
+        return cli.main(["klog", *map(str, argv)])
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin)
+        file.seek(0)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+        return cli.main(["klog", *map(str, argv)])
+
+
+def test_pipe_is_read_to_its_end() -> None:
+    log = (DATA / "several.log").read_bytes()
+    argv = [sys.executable, "-m", "harness.cli", "klog", "--json"]
+    done = subprocess.run(argv, input=log, capture_output=True, timeout=60, check=False)
+    assert done.returncode == ExitStatus.FINDINGS, done.stderr
+    assert len(json.loads(done.stdout)["-"]) == 4
 
 
 def frames(vmlinux: Path) -> str:
@@ -198,11 +212,14 @@ def test_mistake_is_said_and_exits_2(
 
 
 def test_log_that_is_too_long_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(klogview, "MAX_LOG_BYTES", 1 << 20)
-    assert run("/dev/zero", monkeypatch=monkeypatch) == ExitStatus.USAGE
-    assert "/dev/zero: longer than 1 MiB" in capsys.readouterr().err
+    with (tmp_path / "x.log").open("wb") as file:
+        file.truncate((1 << 20) + 1)
+    for name in ("/dev/zero", tmp_path / "x.log"):
+        assert run(name, monkeypatch=monkeypatch) == ExitStatus.USAGE
+        assert f"{name}: longer than 1 MiB" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
