@@ -238,7 +238,9 @@ def decoded(result: TrialResult, kernel: Kernel) -> str:
     parts = []
     for finding in result.findings:
         text = symbolise.decode(finding.detail, vmlinux=kernel.vmlinux, modules=result.lives)
-        # Assembly files are named in full; where this machine keeps them is nobody's business.
-        text = text.replace(f"{kernel.source}/", "")
+        # Assembly files are named in full, and a module's after the folder that it was
+        # compiled from; where this machine keeps them is nobody's business.
+        for folder in (kernel.source, kernel.build):
+            text = text.replace(f"{folder}/", "")
         parts.append(f"{finding.title}\n\n{text}\n" if text else f"{finding.title}\n")
     return "\n".join(parts)

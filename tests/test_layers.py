@@ -22,6 +22,7 @@ ROWS = (
     ("accel", "guest", "trial"),
     ("bundle", "report", "klogview"),
     ("lab",),
+    ("catalogue",),
     ("commands", "plugin"),
     ("cli",),
 )  # fmt: skip

@@ -4,7 +4,7 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, run, agent, main.
+ * ops_*, modlife, optable, actor, audit, detectors, tell, run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
 #define EXECUTOR_H
@@ -389,5 +389,8 @@ bool run_program(const struct program *prog);
 
 /* agent.c */
 int agent_main(const char *audit_file);
+
+/* relay.c */
+int relay_main(int port, char **argv);
 
 #endif
