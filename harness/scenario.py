@@ -231,6 +231,10 @@ class _ScenarioModel(Model):
             Literal[
                 "module", "filesystem", "device", "sysfs", "debugfs", "proc", "netlink",
                 "socket", "hook",
+                # An interface whose events it hears; a file that shows the last one.
+                "interface", "event_file",
+                # Parameters with which its load is refused with EBUSY, half-way.
+                "taken_params",
             ]
         ],
         pydantic.Field(min_length=1),
