@@ -111,6 +111,7 @@ check_(?:prevs?_add|noncircular|deadlock|irq_usage|usage\w*|wait_context|flags)
 mark_(?:lock|usage|held)\w* register_lock_class assign_lock_key look_up_lock_class match_held_lock
 find_held_lock spin_(?:bug|dump)\w* rwlock_bug valid_state
 debug_(?:lock|mutex|rt_mutex|spin|locks|check_no|object|work|timer|hrtimer|print|deactivate)\w*
+lookup_object\w*
 debug_(?:activate|rcu|dma|assert)\w* __debug_\w+ seq(?:count|lock)_\w+ read_seq\w* usage_match
 _{0,2}percpu_(?:down|up|rwsem|is)\w* _{0,2}ldsem_\w+ owner_on_cpu _{0,2}bit_spin_\w+
 (?:prepare|finish)_lock_switch _{0,2}local_bh_\w+ _{0,2}preempt_(?:count|schedule)\w*
