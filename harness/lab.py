@@ -160,7 +160,7 @@ class Lab:
             template=self.prepared(subject, compiled.kmemleak),
             program=compiled.serialise(),
             bound_s=compiled.bound_us / 1e6,
-            symbols={subject.module.name: subject.module.ko},
+            symbols=subject.module.symbols,
         )
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:

@@ -67,6 +67,8 @@ class Family(pydantic.BaseModel):
     lesson: str = ""
     #: Kind of surface → its name, such as ``filesystem: poolfs``.
     surfaces: dict[str, str] = {}
+    #: Further modules that its Kbuild makes, for scenarios that load them beside it.
+    helpers: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
     variants: dict[str, Variant] = {GOOD: Variant()}
     folder: Path = Path()
@@ -83,14 +85,28 @@ class Module:
     sha256: str
     #: ``vermagic`` of its modinfo.
     vermagic: str
+    #: Modules that go into the guest beside it.
+    helpers: tuple[Path, ...] = ()
 
     def payload(self) -> tuple[tuple[str, cpio.Entry], ...]:
         """Return what a guest needs to load it; debug information stays outside."""
-        return ((f"payload/{self.name}.ko", cpio.Entry(self.stripped.read_bytes())),)
+        return tuple(
+            (f"payload/{name}.ko", cpio.Entry(_stripped(ko).read_bytes()))
+            for name, ko in self.symbols.items()
+        )
 
     @property
     def stripped(self) -> Path:
-        return self.ko.with_suffix(".stripped.ko")
+        return _stripped(self.ko)
+
+    @property
+    def symbols(self) -> dict[str, Path]:
+        """Name of each module that goes into the guest → its file with debug information."""
+        return {self.name: self.ko} | {ko.stem: ko for ko in self.helpers}
+
+
+def _stripped(ko: Path) -> Path:
+    return ko.with_suffix(".stripped.ko")
 
 
 def find_family(name: str) -> Family:
@@ -176,7 +192,7 @@ def build_module(
         {
             "sources": _sources_digest(family.folder),
             "include": _sources_digest(include) if include.is_dir() else "",
-            "name": family.name,
+            "name": [family.name, *family.helpers],
             "variant": variant,
             "kernel": kernel.key,
         }
@@ -189,7 +205,8 @@ def build_module(
     deadline = Deadline.after(2 * _BUILD_LIMIT_S)
     path = cache.build("module", key, make, deadline=deadline)
     record = json.loads((path / "module.json").read_text())
-    return Module(family.name, variant, path / f"{family.name}.ko", **record)
+    helpers = tuple(path / f"{name}.ko" for name in family.helpers)
+    return Module(family.name, variant, path / f"{family.name}.ko", **record, helpers=helpers)
 
 
 def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
@@ -208,12 +225,15 @@ def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
     return Module(name, GOOD, path / f"{name}.ko", **record)
 
 
+def _strip(ko: Path) -> None:
+    proc.run(
+        ["strip", "--strip-debug", "-o", str(_stripped(ko)), str(ko)], deadline=Deadline.after(60)
+    )
+
+
 def _finish(ko: Path, info: dict[str, str]) -> None:
     """Put what is derived from a module beside it."""
-    proc.run(
-        ["strip", "--strip-debug", "-o", str(ko.with_suffix(".stripped.ko")), str(ko)],
-        deadline=Deadline.after(60),
-    )
+    _strip(ko)
     record = {"sha256": store.digest_file(ko), "vermagic": info["vermagic"].strip()}
     (ko.parent / "module.json").write_text(json.dumps(record))
 
@@ -294,17 +314,19 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
         deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip
-    made = work / f"{family.name}.ko"
-    if done.status != 0 or not made.is_file():
+    made = [work / f"{name}.ko" for name in (family.name, *family.helpers)]
+    if done.status != 0 or not all(path.is_file() for path in made):
         output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
         raise BuildError(
             f"{family.name} {variant}: does not compile for {kernel.release}",
             evidence=kernels.first_error(output),
         )
-    ko = into / made.name
-    shutil.copyfile(made, ko)
-    info = load_ko(ko, kernel)
-    _finish(ko, info)
+    for path in made:
+        shutil.copyfile(path, into / path.name)
+    for path in made[1:]:
+        _strip(into / path.name)
+    ko = into / made[0].name
+    _finish(ko, load_ko(ko, kernel))
     # The sources stay for the excerpts of reports; what make left does not.
     for path in work.rglob("*"):
         if path.is_file() and path not in set(_sources(work)):

@@ -233,6 +233,10 @@ class _ScenarioModel(Model):
                 "socket", "hook",
                 # An interface whose events it hears; a file that shows the last one.
                 "interface", "event_file",
+                # An attribute of the parent of its device, there before and after it.
+                "parent_sysfs",
+                # Another module, beside it, that keeps a reference to its device.
+                "keeper",
                 # Parameters with which its load is refused with EBUSY, half-way.
                 "taken_params",
             ]
