@@ -235,7 +235,7 @@ def _require_evidence(events: dict[str, list[Event]]) -> None:
 
 def _loads(events: dict[str, list[Event]]) -> int:
     """Count the loads that the scenario asked for, not those of what its module needs."""
-    loads = sum(event.get("loaded", 0) for event in events.get("loaded", ()))
+    loads: int = sum(event.get("loaded", 0) for event in events.get("loaded", ()))
     for event in events.get("errnos", ()):
         if event.get("op") == "finit_module" and event["where"].startswith(f"{program.NEEDS}["):
             loads -= event["counts"].get("ok", 0)
