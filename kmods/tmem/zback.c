@@ -53,7 +53,7 @@ struct zback_page {
 struct zback_pool {
 	unsigned int count;
 	struct rb_root pages;
-	spinlock_t lock;
+	spinlock_t lock;	/* see above */
 };
 
 /* What a compression needs beside its input. */
