@@ -99,6 +99,15 @@ def _parser() -> _Parser:
     call.add_argument("--variant", default="good")
     call.add_argument("command", nargs="*", help="run this instead of a shell")
     _add_kernel(call)
+
+    call = _call(calls, "klog", commands.klog, "find the reports in kernel logs")
+    call.add_argument("files", nargs="*", metavar="FILE",
+                      help="logs; - or none for standard input")  # fmt: skip
+    call.add_argument("--json", action="store_true", help="write one document to stdout")
+    call.add_argument("--vmlinux", type=Path, metavar="V",
+                      help="the kernel that printed the logs, with debug information")  # fmt: skip
+    call.add_argument("--modules", type=Path, metavar="DIR",
+                      help="its modules with debug information, or a bundle's folder")  # fmt: skip
     return parser
 
 

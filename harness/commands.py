@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from harness import (
     bundle,
     catalogue,
     kernels,
+    klogview,
     lab,
     modules,
     report,
@@ -184,6 +186,22 @@ def shell(arguments: argparse.Namespace) -> ExitStatus:
         for splat in guest.splats():
             Console(stderr=True).print(f"the kernel said: {splat.title}", markup=False)
     return ExitStatus.OK
+
+
+def klog(arguments: argparse.Namespace) -> ExitStatus:
+    """Find the reports in kernel logs; needs no guest."""
+    symbols = klogview.load_symbols(arguments.vmlinux, arguments.modules)
+    names = tuple(dict.fromkeys(arguments.files)) or (klogview.STDIN,)
+    views = [klogview.view(name, klogview.read_log(name), symbols) for name in names]
+    for remark in dict.fromkeys(remark for shown in views for remark in shown.remarks):
+        print(f"harness: {remark}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(klogview.to_json(views), indent=1))
+    else:
+        text = "\n".join(klogview.to_text(shown) for shown in views)
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    return ExitStatus.FINDINGS if any(shown.reports for shown in views) else ExitStatus.OK
 
 
 def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.Outcome]:

@@ -234,6 +234,9 @@ _SPECS = (
     OpSpec("finit_module", (_PATH, Param("params", Kind.TEXT, ""), _flags("flags", "finit_flags"))),
     OpSpec("delete_module", (Param("name", Kind.PATH),
                              _flags("flags", "delete_flags", "nonblock"))),
+    #: A network interface, such as lo.
+    OpSpec("ifup", (Param("interface", Kind.PATH),)),
+    OpSpec("ifdown", (Param("interface", Kind.PATH),)),
 )  # fmt: skip
 
 #: Every op by its name.

@@ -231,7 +231,15 @@ class _ScenarioModel(Model):
         list[
             Literal[
                 "module", "filesystem", "device", "sysfs", "debugfs", "proc", "netlink",
-                "socket", "hook", "core", "backend",
+                "socket", "hook",
+                # Other modules of the family, by their roles.
+                "core", "backend", "keeper",
+                # An interface whose events it hears; a file that shows the last one.
+                "interface", "event_file",
+                # An attribute of the parent of its device, there before and after it.
+                "parent_sysfs",
+                # Parameters with which its load is refused with EBUSY, half-way.
+                "taken_params",
             ]
         ],
         pydantic.Field(min_length=1),

@@ -111,7 +111,7 @@ def judge(
     findings += _hangs(by_name.get("hang", ()))
     findings += _data(by_name.get("data", ()))
     findings += _errnos(by_name.get("unexpected", ()))
-    findings += _leaks(by_name.get("leak", ()))
+    findings += _leaks(by_name.get("leak", ()), resolve)
     findings += _residue(by_name.get("residue", ()))
     if not findings:
         findings += _deaths(by_name.get("died", ()))
@@ -166,9 +166,15 @@ def _errnos(events: Iterable[Event]) -> Iterable[Finding]:
         yield Finding(Kind.ERRNO, title, _detail(event))
 
 
-def _leaks(events: Iterable[Event]) -> Iterable[Finding]:
+# A caller that lay in a module which is gone: the scan for leaks follows the unload.
+_BARE_CALLER = re.compile(r"(?m)(?<=\] )0x([0-9a-f]{16})$")
+
+
+def _leaks(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
     for event in events:
-        text = event.get("text", "")
+        text = _BARE_CALLER.sub(
+            lambda match: resolve("", int(match[1], 16)) or match[0], event.get("text", "")
+        )
         reports = klog.parse(text.encode())
         title = reports[0].title if reports else "memory leak"
         yield Finding(Kind.LEAK, title, text)

@@ -20,7 +20,7 @@ ROWS = (
     ("kernels", "image", "verdict"),
     ("modules", "keys", "template"),
     ("accel", "guest", "trial"),
-    ("bundle", "report"),
+    ("bundle", "report", "klogview"),
     ("lab",),
     ("catalogue",),
     ("commands", "plugin"),

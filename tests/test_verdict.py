@@ -128,3 +128,25 @@ def test_missing_evidence_is_an_error_and_never_a_pass(events: tuple, why: str) 
 def test_line_that_is_no_event() -> None:
     with pytest.raises(GuestError, match="has a line that is none: nonsense"):
         verdict.parse_report(b"nonsense\n")
+
+
+LEAK = """unreferenced object 0xff110000040d09b0 (size 1112):
+  comm "cycler", pid 42, jiffies 4294898880
+  hex dump (first 32 bytes):
+    ed 01 00 00 00 00 00 00 00 00 00 04 00 00 00 00  ................
+  backtrace:
+    [<(____ptrval____)>] kmem_cache_alloc_lru+0xf7/0x123
+    [<(____ptrval____)>] 0xffffffffa00001e2
+    [<(____ptrval____)>] do_one_initcall+0xc3/0x320
+"""
+
+
+def test_leak_is_named_after_the_module_that_is_gone() -> None:
+    gone = evidence(LOADED, AUDITED, DETECTORS, {"ev": "leak", "text": LEAK}, END)
+    name = "foo_alloc+0x12/0x40 [foo, 1st load, unloaded]"
+    (found,) = verdict.judge(gone, lambda module, at: name if at == 0xFFFFFFFFA00001E2 else None)
+    assert found.title == "memory leak in foo_alloc"
+    assert name in found.detail
+    assert "0xff110000040d09b0" in found.detail
+    (found,) = verdict.judge(gone)
+    assert found.title == "memory leak in do_one_initcall"

@@ -344,6 +344,10 @@ int op_barrier(struct ctx *c, const struct node *n);
 int op_finit_module(struct ctx *c, const struct node *n);
 int op_delete_module(struct ctx *c, const struct node *n);
 
+/* ops_net.c */
+int op_ifup(struct ctx *c, const struct node *n);
+int op_ifdown(struct ctx *c, const struct node *n);
+
 void data_lost(struct ctx *c, const char *what, uint64_t offset,
 	       const unsigned char *expected, size_t nexpected,
 	       const unsigned char *got, size_t ngot);

@@ -130,6 +130,8 @@ static const struct op_type op_types[] = {
 	OP(barrier, BARRIER),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
+	OP(ifup, PATH),
+	OP(ifdown, PATH),
 };
 
 const struct op_type *op_by_index(unsigned int i)
