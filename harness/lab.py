@@ -139,7 +139,7 @@ class Lab:
         module = subject.module
         bindings = {
             "mnt": "/mnt",
-            **_module_bindings(module),
+            **module_bindings(module),
             **_surface_bindings(subject.family),
         }
         compiled = scenario_compile.compile_program(
@@ -181,7 +181,7 @@ class Lab:
         return trial, differences
 
 
-def _module_bindings(module: Module) -> dict[str, str]:
+def module_bindings(module: Module) -> dict[str, str]:
     """Return what a scenario calls a family's modules: the main one, and others by role."""
     bindings = {"module": module.name, "ko": module.path}
     for role, other in module.others:

@@ -232,8 +232,10 @@ def build_module(
         return _take(cache, family, kernel)
     key = store.digest(
         {
-            "sources": {folder.name: _sources_digest(folder) for folder in _source_folders(family)},
-            "modules": dict(family.roles),
+            "sources": store.digest(
+                {folder.name: _sources_digest(folder) for folder in _source_folders(family)}
+            ),
+            "modules": store.digest(family.roles),
             "variant": variant,
             "kernel": kernel.key,
         }

@@ -239,7 +239,7 @@ def _loads(events: dict[str, list[Event]]) -> int:
     for event in events.get("errnos", ()):
         if event.get("op") == "finit_module" and event["where"].startswith(f"{program.NEEDS}["):
             loads -= event["counts"].get("ok", 0)
-    return loads
+    return int(loads)
 
 
 def _detail(event: Event) -> str:

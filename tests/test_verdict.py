@@ -9,6 +9,7 @@ from harness.machine import EXECUTOR_DONE
 from harness.verdict import Evidence, Kind
 
 LOADED = {"ev": "loaded", "module": "foo", "loaded": 1, "unloaded": 1}
+NEEDED = {"ev": "errnos", "where": "needs[0]", "op": "finit_module", "counts": {"ok": 1}}
 AUDITED = {"ev": "audited", "sections": 3}
 DETECTORS = {"ev": "detectors", "lockdep": 1, "printk_lost": 0}
 END = {"ev": "end", "us": 1, "ok": True}
@@ -40,6 +41,10 @@ def titles(*events: dict, **rest: object) -> list[tuple[Kind, str]]:
 
 def test_complete_evidence_without_a_finding_passes() -> None:
     assert titles(LOADED, AUDITED, DETECTORS, END) == []
+
+
+def test_module_is_loaded_beside_what_it_needs() -> None:
+    assert titles({**LOADED, "loaded": 2}, NEEDED, AUDITED, DETECTORS, END) == []
 
 
 def test_report_on_the_console_is_a_finding() -> None:
@@ -102,6 +107,7 @@ def test_report_cut_off_by_a_panic_is_read_as_far_as_it_goes() -> None:
         ((), "ended with QEMU's status"),
         ((END,), "module was never loaded"),
         (({**LOADED, "loaded": 0}, AUDITED, DETECTORS, END), "module was never loaded"),
+        ((LOADED, NEEDED, AUDITED, DETECTORS, END), "module was never loaded"),
         ((LOADED, DETECTORS, END), "residue was not looked for"),
         ((LOADED, AUDITED, END), "no detectors"),
         (({"ev": "bad-program", "line": 3, "why": "no such op"},), "refused line 3: no such op"),

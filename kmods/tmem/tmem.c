@@ -165,42 +165,21 @@ out_unlock:
 }
 EXPORT_SYMBOL_GPL(tmem_invalidate_fs);
 
-/**
- * struct tmem_call - a call that is inside the backend
- * @backend: stays registered until tmem_leave()
- * @pool: of the mount that calls
- * @srcu: what tmem_leave() needs
+/*
+ * Where a call goes: the backend, or NULL where there is none, or no pool for this
+ * mount. Good for as long as tmem_srcu is held.
  */
-struct tmem_call {
-	const struct tmem_backend *backend;
-	unsigned long pool;
-	int srcu;
-};
-
-/* False where there is no backend, or no pool for this mount. */
-static bool tmem_enter(struct tmem_call *call, const struct tmem_client *client)
+static const struct tmem_backend *tmem_find(const struct tmem_client *client, unsigned long *pool)
 {
+	const struct tmem_backend *backend = srcu_dereference(tmem_backend, &tmem_srcu);
 	const struct tmem_fs *fs;
 
-	call->srcu = srcu_read_lock(&tmem_srcu);
-	call->backend = srcu_dereference(tmem_backend, &tmem_srcu);
-	if (!call->backend)
-		goto out;
-
 	/* Only its own unmount takes it out of the table, and that comes later. */
-	fs = xa_load(&tmem_table, tmem_table_key(client));
+	fs = backend ? xa_load(&tmem_table, tmem_table_key(client)) : NULL;
 	if (!fs || !fs->has_pool)
-		goto out;
-	call->pool = fs->pool;
-	return true;
-out:
-	srcu_read_unlock(&tmem_srcu, call->srcu);
-	return false;
-}
-
-static void tmem_leave(const struct tmem_call *call)
-{
-	srcu_read_unlock(&tmem_srcu, call->srcu);
+		return NULL;
+	*pool = fs->pool;
+	return backend;
 }
 
 /**
@@ -214,13 +193,15 @@ static void tmem_leave(const struct tmem_call *call)
  */
 int tmem_put_page(const struct tmem_client *client, const struct tmem_key *key, const void *data)
 {
-	struct tmem_call call;
-	int err;
+	const struct tmem_backend *backend;
+	int srcu, err = -ENODEV;
+	unsigned long pool;
 
-	if (!tmem_enter(&call, client))
-		return -ENODEV;
-	err = call.backend->put_page(call.pool, key, data);
-	tmem_leave(&call);
+	srcu = srcu_read_lock(&tmem_srcu);
+	backend = tmem_find(client, &pool);
+	if (backend)
+		err = backend->put_page(pool, key, data);
+	srcu_read_unlock(&tmem_srcu, srcu);
 	return err;
 }
 EXPORT_SYMBOL_GPL(tmem_put_page);
@@ -235,13 +216,15 @@ EXPORT_SYMBOL_GPL(tmem_put_page);
  */
 int tmem_get_page(const struct tmem_client *client, const struct tmem_key *key, void *data)
 {
-	struct tmem_call call;
-	int err;
+	const struct tmem_backend *backend;
+	int srcu, err = -ENODEV;
+	unsigned long pool;
 
-	if (!tmem_enter(&call, client))
-		return -ENODEV;
-	err = call.backend->get_page(call.pool, key, data);
-	tmem_leave(&call);
+	srcu = srcu_read_lock(&tmem_srcu);
+	backend = tmem_find(client, &pool);
+	if (backend)
+		err = backend->get_page(pool, key, data);
+	srcu_read_unlock(&tmem_srcu, srcu);
 	return err;
 }
 EXPORT_SYMBOL_GPL(tmem_get_page);
@@ -253,12 +236,15 @@ EXPORT_SYMBOL_GPL(tmem_get_page);
  */
 void tmem_invalidate_page(const struct tmem_client *client, const struct tmem_key *key)
 {
-	struct tmem_call call;
+	const struct tmem_backend *backend;
+	unsigned long pool;
+	int srcu;
 
-	if (!tmem_enter(&call, client))
-		return;
-	call.backend->invalidate_page(call.pool, key);
-	tmem_leave(&call);
+	srcu = srcu_read_lock(&tmem_srcu);
+	backend = tmem_find(client, &pool);
+	if (backend)
+		backend->invalidate_page(pool, key);
+	srcu_read_unlock(&tmem_srcu, srcu);
 }
 EXPORT_SYMBOL_GPL(tmem_invalidate_page);
 
@@ -269,12 +255,15 @@ EXPORT_SYMBOL_GPL(tmem_invalidate_page);
  */
 void tmem_invalidate_inode(const struct tmem_client *client, u64 ino)
 {
-	struct tmem_call call;
+	const struct tmem_backend *backend;
+	unsigned long pool;
+	int srcu;
 
-	if (!tmem_enter(&call, client))
-		return;
-	call.backend->invalidate_inode(call.pool, ino);
-	tmem_leave(&call);
+	srcu = srcu_read_lock(&tmem_srcu);
+	backend = tmem_find(client, &pool);
+	if (backend)
+		backend->invalidate_inode(pool, ino);
+	srcu_read_unlock(&tmem_srcu, srcu);
 }
 EXPORT_SYMBOL_GPL(tmem_invalidate_inode);
 

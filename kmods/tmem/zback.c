@@ -53,7 +53,7 @@ struct zback_page {
 struct zback_pool {
 	unsigned int count;
 	struct rb_root pages;
-	spinlock_t lock;
+	spinlock_t lock;	/* see above */
 };
 
 /* What a compression needs beside its input. */
@@ -354,6 +354,7 @@ module_init(zback_init);
 static void __exit zback_exit(void)
 {
 	tmem_unregister_backend(&zback_backend);
+	debugfs_remove(zback_dir);
 
 	/*
 	 * Filesystems that are still mounted will not invalidate anything here.
@@ -363,8 +364,6 @@ static void __exit zback_exit(void)
 	 */
 	if (!MISTAKE(pages_leaked))
 		zback_free_pools();
-
-	debugfs_remove(zback_dir);
 	kmem_cache_destroy(zback_page_cache);
 }
 module_exit(zback_exit);
