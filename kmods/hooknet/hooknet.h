@@ -10,8 +10,8 @@
 struct seq_file;
 struct sk_buff;
 
-/* Waited for on the spot: a timer is too coarse for less. */
-#define HOOKNET_SPOT_US	2000
+/* Waited for on the spot: the timer is too coarse for what is shorter than this. */
+#define HOOKNET_SPOT_US	10000
 #define HOOKNET_MAX_US	(10 * 1000 * 1000)
 
 /*
