@@ -229,6 +229,8 @@ _SPECS = (
     #: A seeded 0..spins turns of an empty loop.
     OpSpec("delay", (Param("spins", Kind.NUMBER),)),
     OpSpec("yield"),
+    #: From here on only this processor runs the actor; EINVAL where there is none.
+    OpSpec("pin", (Param("cpu", Kind.NUMBER),)),
     OpSpec("barrier", (Param("number", Kind.BARRIER),)),
     #: Until the file has this line; files that announce a change are waited for, not asked again.
     OpSpec("await_line", (_PATH, Param("line", Kind.TEXT), Param("timeout_ms", Kind.NUMBER, 0))),

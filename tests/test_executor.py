@@ -150,6 +150,7 @@ def test_every_op_answers_ok_where_it_can(run: Run, tmp_path: Path) -> None:
         op("sleep", 100, 100),
         op("delay", 1000),
         op("yield"),
+        op("pin", min(os.sched_getaffinity(0))),
         op("barrier", 3),
         op("socket", 2, "udp", 0),
         op("send", 2, 9, 1),
@@ -291,6 +292,8 @@ def test_line_is_waited_for_until_the_time_is_over(run: Run, tmp_path: Path) -> 
             op("await_line", str(path), "", expect=("ETIMEDOUT",)),
             op("await_line", str(tmp_path), "one", expect=("EISDIR",)),
             op("await_line", str(tmp_path / "missing"), "one", expect=("ENOENT",)),
+            op("pin", 1023, expect=("EINVAL",)),
+            op("pin", 1024, expect=("EINVAL",)),
         )
     )
     assert not of(events, "unexpected")

@@ -341,6 +341,7 @@ int op_kill(struct ctx *c, const struct node *n);
 int op_sleep(struct ctx *c, const struct node *n);
 int op_delay(struct ctx *c, const struct node *n);
 int op_yield(struct ctx *c, const struct node *n);
+int op_pin(struct ctx *c, const struct node *n);
 int op_barrier(struct ctx *c, const struct node *n);
 int op_await_line(struct ctx *c, const struct node *n);
 int op_socket(struct ctx *c, const struct node *n);

@@ -131,6 +131,7 @@ static const struct op_type op_types[] = {
 	OP(sleep, NUMBER, NUMBER),
 	OP(delay, NUMBER),
 	OP_PLAIN(yield),
+	OP(pin, NUMBER),
 	OP(barrier, BARRIER),
 	OP(await_line, PATH, TEXT, NUMBER),
 	OP(socket, SLOT, CHOICE(socket_choice), NUMBER),

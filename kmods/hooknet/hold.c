@@ -151,7 +151,7 @@ void hooknet_hold_start(void)
 	mod_timer(&hooknet_hold_state->tick, jiffies + 1);
 }
 
-/* Nobody puts a packet in any more. The timer goes, and what waits is sent on. */
+/* Only the timer arms the timer. */
 void hooknet_hold_quiesce(void)
 {
 	struct hooknet_hold_state *hold = hooknet_hold_state;
@@ -169,7 +169,12 @@ void hooknet_hold_quiesce(void)
 		kmh_timer_delete(&hold->tick);
 	else if (!MISTAKE(timer_forgotten))
 		kmh_timer_delete_sync(&hold->tick);
-	hooknet_send_due(hold, true);
+}
+
+/* Nobody puts a packet in any more; those that wait go on at once. */
+void hooknet_hold_drain(void)
+{
+	hooknet_send_due(hooknet_hold_state, true);
 }
 
 void hooknet_hold_exit(void)

@@ -39,6 +39,7 @@ unsigned long hooknet_packets(void);
 int hooknet_hold_init(void);
 void hooknet_hold_start(void);
 void hooknet_hold_quiesce(void);
+void hooknet_hold_drain(void);
 void hooknet_hold_exit(void);
 bool hooknet_hold(struct sk_buff *skb, const struct nf_hook_state *state, unsigned int delay_us);
 unsigned int hooknet_held(void);

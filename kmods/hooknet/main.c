@@ -15,6 +15,16 @@
 #include "kmh_mistake.h"
 #include "two_stage.h"
 
+static void hooknet_quiesce(void)
+{
+	hooknet_hold_quiesce();
+	/* The hook is called under RCU: packets that were in it are through now. */
+	synchronize_net();
+	hooknet_hold_drain();
+	hooknet_ledger_quiesce();
+	hooknet_sampler_quiesce();
+}
+
 static int hooknet_start(void)
 {
 	int err;
@@ -35,11 +45,8 @@ static int hooknet_start(void)
 
 out_hook:
 	hooknet_hook_stop();
-	synchronize_net();
 out_quiesce:
-	hooknet_hold_quiesce();
-	hooknet_ledger_quiesce();
-	hooknet_sampler_quiesce();
+	hooknet_quiesce();
 	return err;
 }
 
@@ -48,15 +55,6 @@ static void hooknet_stop(void)
 	/* Waits for those who read or write it, and closes it for all others. */
 	hooknet_control_stop();
 	hooknet_hook_stop();
-}
-
-static void hooknet_quiesce(void)
-{
-	/* The hook is called under RCU: packets that were in it are through now. */
-	synchronize_net();
-	hooknet_hold_quiesce();
-	hooknet_ledger_quiesce();
-	hooknet_sampler_quiesce();
 }
 
 static const struct two_stage_ops hooknet_two_stage_ops = {
