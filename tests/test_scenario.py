@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import modules
 from harness.errors import ScenarioError, UsageError
 from harness.scenario import (
     SCENARIOS,
@@ -36,12 +37,19 @@ def test_builtin_scenarios_are_found_by_name() -> None:
     for name in names:
         scenario = load_scenario(find_scenario(name))
         assert scenario.name == name
-        common = {"ko", "module", "fstype", "mnt", "refused_options"}
-        common |= {"known_by_address", "known_by_number"}
-        common |= {f"{what}.{role}" for what in ("ko", "module") for role in scenario.surfaces}
-        assert scenario.needs - common <= set(scenario.surfaces)
         assert {lane.name for lane in scenario.lanes} == {"det", "smp"}
         assert scenario.lane("det").bound_us > 0
+
+
+@pytest.mark.parametrize("family", modules.all_families(), ids=lambda family: family.name)
+def test_family_has_a_value_for_all_that_its_scenarios_name(family: modules.Family) -> None:
+    known = {"ko", "module", "mnt"} | ({"fstype"} if "filesystem" in family.surfaces else set())
+    known |= set(family.surfaces) | {
+        f"{w}.{role}" for w in ("ko", "module") for role in family.roles
+    }
+    variants = [name for variant in family.variants.values() for name in variant.scenarios]
+    for name in {*family.scenarios, *variants}:
+        assert load_scenario(find_scenario(name)).needs <= known, name
 
 
 def test_paths_are_taken_as_they_are() -> None:
