@@ -254,12 +254,18 @@ def _fields(header: Header, extent: Extent) -> tuple[dict[str, str], str]:
 _SEPARATOR = re.compile(r"^\s*(?:[-=*]{6,}.*|-+\[ cut here.*)?$")
 
 
+# Printed together with "FAULT_INJECTION: forcing a failure", which is no report.
+_INJECTED = re.compile(r"should_fail(?:slab|_alloc_page)?(?:_ex)?$")
+
+
 def _torn(log: bytes, header: Header, extent: Extent) -> str:
     """Why the report's stack is not all there, else empty."""
     if header.rule.where is Where.NONE or header.rule.stackless:
         return ""
     if not (extent.has_frames or (extent.has_leftovers and header.rule.where is Where.PC)):
         return "no stack"
+    if any(f.reliable and _INJECTED.match(f.func or "") for _, fs in extent.lines for f in fs):
+        return "the stack of an injected fault is mixed into it"
     at_end = extent.end == len(log) and log[-1:] != b"\n"
     if extent.cut_at is None and not at_end:
         return ""

@@ -265,6 +265,15 @@ def test_injected_fault_is_no_report() -> None:
     assert parse(log) == ()
 
 
+def test_report_with_the_stack_of_an_injected_fault_in_it_is_corrupted() -> None:
+    lines = LOGS["kasan_oob_read.log"].splitlines(keepends=True)
+    head = next(n for n, line in enumerate(lines) if b"Call Trace" in line)
+    stamp = lines[head][: lines[head].index(b"]") + 2]
+    lines.insert(head + 1, stamp + b" should_fail+0x8c0/0xa40\n")
+    (report,) = parse(b"".join(lines))
+    assert report.reason == "the stack of an injected fault is mixed into it"
+
+
 # ---- signatures ---------------------------------------------------------------------------------
 
 
