@@ -41,6 +41,8 @@ from harness.klognames import (
 )
 from harness.klogrules import Rule, Where
 
+#: Signature of the line by which kmemleak says that it found something, not what.
+LEAK_COUNT = "kmemleak: new suspected memory leaks"
 # The first lines of a report, which say who reported.
 _HEAD_LINES = 12
 
@@ -264,7 +266,8 @@ def _torn(log: bytes, header: Header, extent: Extent) -> str:
         return ""
     if not (extent.has_frames or (extent.has_leftovers and header.rule.where is Where.PC)):
         return "no stack"
-    if any(f.reliable and _INJECTED.match(f.func or "") for _, fs in extent.lines for f in fs):
+    first = own_stacks(collect_stacks(extent.lines), announced=True)[:1]
+    if any(f.reliable and _INJECTED.match(f.func or "") for stack in first for f in stack.frames):
         return "the stack of an injected fault is mixed into it"
     at_end = extent.end == len(log) and log[-1:] != b"\n"
     if extent.cut_at is None and not at_end:
