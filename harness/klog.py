@@ -168,13 +168,18 @@ _TASK_LINES = (
 )
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
 _ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
+_IPV6 = re.compile(
+    r"(?<![\w:./])(?:(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?::"
+    r"(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?)(?![\w:])"
+)
 _LINE = re.compile(r"(?<=\.[chS]):\d+")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.]*\w)")
 
 
 def _plain(text: str) -> str:
     """Free text of a header without what differs from run to run."""
-    text = _LINE.sub(":LINE", _ADDR.sub("ADDR", _OFFSET.sub("", text)))
+    text = _IPV6.sub("IPV6ADDR", _OFFSET.sub("", text))
+    text = _LINE.sub(":LINE", _ADDR.sub("ADDR", text))
     return _NUMBER.sub("NUM", text).strip()
 
 

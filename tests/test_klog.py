@@ -297,6 +297,24 @@ def test_age_of_the_wording_does_not_change_the_signature() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("BUG: x at 0xffff8880deadbeef", "BUG: x at ADDR"),
+        ("BUG: x in foo+0x12/0x40", "BUG: x in foo"),
+        ("BUG: ret=-12 (5 of 32)", "BUG: ret=-NUM (NUM of NUM)"),
+        ("BUG: x at fs/foo.c:12", "BUG: x at fs/foo.c:LINE"),
+        ("BUG: ext4_x86 v6.1.2 int3", "BUG: ext4_x86 v6.1.2 int3"),
+        ("IPv6: BUG: Address fc00:: on device lo", "BUG: Address IPV6ADDR on device lo"),
+        ("IPv6: BUG: fe80::5054:ff:fe12:3456 x", "BUG: IPV6ADDR x"),
+        ("BUG: crate::path x:y 12:34", "BUG: crate::path x:y NUM:NUM"),
+    ],
+)
+def test_title_holds_nothing_that_differs_from_run_to_run(text: str, title: str) -> None:
+    (report,) = parse(text.encode() + b"\n")
+    assert report.title == title
+
+
 def test_build_does_not_change_title_or_signature() -> None:
     one = LOGS["kasan_oob_read.log"]
     two = one.replace(b"kasan_oob_read+0x", b"kasan_oob_read.isra.0.cold+0x1")
