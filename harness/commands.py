@@ -174,7 +174,8 @@ def shell(arguments: argparse.Namespace) -> ExitStatus:
         if module is not None:
             deadline = Deadline.after(_SHELL_LIMIT_S)
             guest.run("mkdir -p /payload", deadline=deadline)
-            guest.put(module.stripped.read_bytes(), f"/payload/{module.name}.ko", deadline=deadline)
+            for one in module.everything:
+                guest.put(one.stripped.read_bytes(), one.path, deadline=deadline)
         if arguments.command:
             command = " ".join(arguments.command)
             done = guest.run(command, deadline=Deadline.after(_SHELL_LIMIT_S), check=False)

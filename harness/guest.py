@@ -122,22 +122,30 @@ class Guest:
     def loaded(self, module: Module, parameters: str = "") -> Iterator[None]:
         """Load a module for the length of a ``with`` block, and unload it afterwards.
 
+        What it needs is loaded before it, and unloaded after it.
+
+        Args:
+            parameters: of the module itself, such as ``knob=1``.
+
         Raises:
             UnloadFailed: it does not load or unload; with what insmod or rmmod said.
         """
         deadline = Deadline.after(CONNECT_LIMIT_S)
-        path = f"/tmp/{module.name}.ko"
-        self.put(module.stripped.read_bytes(), path, deadline=deadline)
-        listed = self._or_fail(f"insmod {path} {parameters} && cat /proc/modules", deadline)
-        number = 1 + sum(life.name == module.name for life in self._lives)
-        base, size = _place(module.name, listed.text)
-        life = ModuleLife(module.name, module.ko, base, size, number, None)
-        self._lives.append(life)
+        lives: list[ModuleLife] = []
+        for one in (*module.needs, module):
+            path = f"/tmp/{one.name}.ko"
+            self.put(one.stripped.read_bytes(), path, deadline=deadline)
+            words = f"insmod {path} {parameters if one is module else ''}".rstrip()
+            listed = self._or_fail(f"{words} && cat /proc/modules", deadline)
+            number = 1 + sum(life.name == one.name for life in self._lives)
+            lives.append(ModuleLife(one.name, one.ko, *_place(one.name, listed.text), number, None))
+            self._lives.append(lives[-1])
         yield
-        command = f"rmmod {module.name} && cat /proc/uptime"
-        up = self._or_fail(command, Deadline.after(CONNECT_LIMIT_S)).text.split()
-        gone = dataclasses.replace(life, unloaded_us=int(float(up[0]) * 1e6))
-        self._lives[self._lives.index(life)] = gone
+        for life in reversed(lives):
+            command = f"rmmod {life.name} && cat /proc/uptime"
+            up = self._or_fail(command, Deadline.after(CONNECT_LIMIT_S)).text.split()
+            gone = dataclasses.replace(life, unloaded_us=int(float(up[0]) * 1e6))
+            self._lives[self._lives.index(life)] = gone
 
     def _or_fail(self, command: str, deadline: Deadline) -> Output:
         done = self.run(command, deadline=deadline, check=False)

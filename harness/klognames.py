@@ -52,7 +52,7 @@ rust_helper_\w+ ~rust_begin_unwind core::panicking::.*
 # Sanitizers and checkers of objects.
 ~kasan ~hwasan ~kmsan ~__[am]san ~__sanitizer ~kcsan_setup_watchpoint ~check_memory_region
 ~check_(?:heap_)?object ~read_word_at_a_time ~(?:read|write)_once_.*nocheck ~debug_object
-~(?:timer|work)_is_static_object ~__phys_addr ~might_(?:fault|sleep) ~__might_resched
+~lookup_object ~(?:timer|work)_is_static_object ~__phys_addr ~might_(?:fault|sleep) ~__might_resched
 # Strings, memory, formatting, checksums.
 ~mem(?:cpy|cmp|set|chr|move|dup) ~str(?:n?cmp|n?cpy|lcpy|scpy|n?len|n?str|chr|n?dup) ~string
 ~pointer ~scnprintf ~snprintf ~kv?asprintf ~copy_(?:to|from)_(?:user|iter) copyin copyout

@@ -36,7 +36,10 @@ def test_builtin_scenarios_are_found_by_name() -> None:
     for name in names:
         scenario = load_scenario(find_scenario(name))
         assert scenario.name == name
-        assert scenario.needs <= {"ko", "module", "fstype", "mnt", "refused_options"}
+        common = {"ko", "module", "fstype", "mnt", "refused_options"}
+        common |= {"known_by_address", "known_by_number"}
+        common |= {f"{what}.{role}" for what in ("ko", "module") for role in scenario.surfaces}
+        assert scenario.needs - common <= set(scenario.surfaces)
         assert {lane.name for lane in scenario.lanes} == {"det", "smp"}
         assert scenario.lane("det").bound_us > 0
 
