@@ -216,9 +216,9 @@ def _text(log: bytes, report: Report) -> str:
 
 
 def clean(text: str) -> str:
-    """Text that a terminal shows as it stands: what controls it is written out or left out."""
+    """Text that a terminal shows as it stands: what controls it is written out."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _line_numbers(log: bytes, reports: Sequence[Report]) -> tuple[tuple[int, int], ...]:
