@@ -161,7 +161,7 @@ _GRACE = ("synchronize_rcu", names("~synchronize_(?:s?rcu|net|sched)"))
 # What system call macros put before the name of a system call or of its body, and its kernel-side
 # callers before that of the shared code.
 _SYSCALL = re.compile(
-    r"^(?:__(?:x64|ia32|arm64)_|__se_|__do_sys_|_{2,4}sys_|ksys_|(?:compat_)?(?:SYSC|SyS)_|sys_)"
+    r"^(?:__(?:x64|ia32|arm64)_|__se_(?:sys_)?|__do_sys_|_{2,4}sys_|ksys_|(?:compat_)?(?:SYSC|SyS)_|sys_)"
 )
 
 
