@@ -131,7 +131,8 @@ _{0,2}cancel_(?:delayed_)?work\w* _{0,2}cancel_work_timer _{0,2}flush_(?:delayed
 start_flush_work _{0,2}wake_up(?:_(?:common|locked|sync|bit|var|poll|process|q|state)\w*)?
 try_to_wake_up complete(?:_all)? swake_up_\w+ (?:do_|_{0,2})wait_for_(?:common|completion)\w*
 kthread_(?:stop|unpark|park)\w* kill_fasync usb_(?:kill|unlink|poison|free|put|get)_urb
-usb_(?:control|bulk|interrupt)_msg\w* usb_start_wait_urb usb_kill_anchored_urbs try_to_grab_pending
+usb_(?:control|bulk|interrupt)_msg\w* usb_start_wait_urb usb_kill_anchored_urbs
+(?:try_to|work)_grab_pending
 lock_timer_base (?:timer|work|hrtimer)_is_static_object _{0,2}queue_(?:delayed_)?work\w*
 mod_delayed_work\w* (?:flush|drain|destroy)_workqueue __flush_workqueue  usb_hcd_submit_urb
 dummy_urb_enqueue device_remove_(?:file|bin_file|groups?|attrs) detach_(?:if_pending|timer)
