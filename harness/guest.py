@@ -114,15 +114,22 @@ class Guest:
     def loaded(self, module: Module, parameters: str = "") -> Iterator[None]:
         """Load a module for the length of a ``with`` block, and unload it afterwards.
 
+        What it needs is loaded before it, and unloaded after it.
+
+        Args:
+            parameters: of the module itself, such as ``knob=1``.
+
         Raises:
             UnloadFailed: it does not load or unload; with what insmod or rmmod said.
         """
         deadline = Deadline.after(CONNECT_LIMIT_S)
-        path = f"/tmp/{module.name}.ko"
-        self.put(module.stripped.read_bytes(), path, deadline=deadline)
-        self._or_fail(f"insmod {path} {parameters}", deadline)
+        for one in (*module.needs, module):
+            path = f"/tmp/{one.name}.ko"
+            self.put(one.stripped.read_bytes(), path, deadline=deadline)
+            self._or_fail(f"insmod {path} {parameters if one is module else ''}", deadline)
         yield
-        self._or_fail(f"rmmod {module.name}", Deadline.after(CONNECT_LIMIT_S))
+        for one in (module, *reversed(module.needs)):
+            self._or_fail(f"rmmod {one.name}", Deadline.after(CONNECT_LIMIT_S))
 
     def _or_fail(self, command: str, deadline: Deadline) -> None:
         done = self.run(command, deadline=deadline, check=False)

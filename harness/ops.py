@@ -190,6 +190,8 @@ _SPECS = (
     OpSpec("read", (_SLOT, _COUNT, _CHECK, _LEAST)),
     OpSpec("write", (_SLOT, _COUNT, _KEY)),
     OpSpec("pread", (_SLOT, _AT, _COUNT, _CHECK, _LEAST)),
+    #: What was never written must read as zeros.
+    OpSpec("pread_hole", (_SLOT, _AT, _COUNT)),
     OpSpec("pwrite", (_SLOT, _AT, _COUNT, _KEY)),
     OpSpec("lseek", (_SLOT, Param("offset", Kind.OFFSET),
                      Param("whence", Kind.CHOICE, "set", "whence_choice"))),
@@ -243,6 +245,9 @@ _SPECS = (
     OpSpec("finit_module", (_PATH, Param("params", Kind.TEXT, ""), _flags("flags", "finit_flags"))),
     OpSpec("delete_module", (Param("name", Kind.PATH),
                              _flags("flags", "delete_flags", "nonblock"))),
+    #: A network interface, such as lo.
+    OpSpec("ifup", (Param("interface", Kind.PATH),)),
+    OpSpec("ifdown", (Param("interface", Kind.PATH),)),
 )  # fmt: skip
 
 #: Every op by its name.

@@ -180,6 +180,8 @@ def test_ops_answer_the_errno_of_the_kernel(run: Run, tmp_path: Path) -> None:
         op("delete_module", "kmh_no_such_module", expect=("ENOENT", "EPERM", "ENOSYS")),
         op("read_file", missing, expect=("ENOENT",)),
         op("write_file", str(tmp_path), "x", expect=("EISDIR",)),
+        op("ifup", "kmh0", expect=("ENODEV",)),
+        op("ifdown", "kmh0", expect=("ENODEV",)),
         op("exec", missing, expect=("ENOENT",)),
         op("exec", "/bin/sh", ("-c", "exit 3"), expect=("EXIT",)),
         op("exec", "/bin/sh", ("-c", "kill -9 $$"), expect=("SIGNAL",)),
@@ -195,6 +197,28 @@ def test_ops_answer_the_errno_of_the_kernel(run: Run, tmp_path: Path) -> None:
     )
     events = run(one(*body))
     assert not of(events, "unexpected")
+
+
+def test_interfaces_go_down_and_up(executor: Path) -> None:
+    """In a network of its own: this machine's interfaces are nobody's to take down."""
+    # The route to all, which is there while the loopback is up.
+    shows = "/bin/grep", ("-q", "127.255.255.255", "/proc/net/fib_trie")
+    prog = one(
+        op("ifup", "lo"),
+        op("exec", *shows),
+        op("ifdown", "lo"),
+        op("exec", *shows, expect=("EXIT",)),
+        op("ifup", "kmh0", expect=("ENODEV",)),
+        op("ifdown", "lo" + "o" * 14, expect=("ENODEV",)),
+    )
+    argv = ["unshare", "--map-root-user", "--net", executor, "run", "-"]
+    done = subprocess.run(argv, input=prog.serialise(), capture_output=True, timeout=120)
+    if b"unshare" in done.stderr:
+        pytest.skip("no namespaces here")
+    assert done.returncode == 0, done
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert not of(events, "unexpected")
+    assert len(counts(events)) == 3
 
 
 def free_ports(count: int) -> list[int]:

@@ -26,10 +26,6 @@ lanes:
 """
 
 
-#: What the families that come with the harness call their surfaces.
-OFFERED = {"fstype"} | {name for family in modules.all_families() for name in family.surfaces}
-
-
 def scenario_text(steps: str, actor: str = "") -> str:
     """A scenario with one actor; its first step is on line 8."""
     return f"{_HEAD}actors:\n  - name: a\n    do:\n{steps}\n{actor}"
@@ -41,9 +37,19 @@ def test_builtin_scenarios_are_found_by_name() -> None:
     for name in names:
         scenario = load_scenario(find_scenario(name))
         assert scenario.name == name
-        assert scenario.needs <= {"ko", "module", "mnt"} | OFFERED
         assert {lane.name for lane in scenario.lanes} == {"det", "smp"}
         assert scenario.lane("det").bound_us > 0
+
+
+@pytest.mark.parametrize("family", modules.all_families(), ids=lambda family: family.name)
+def test_family_has_a_value_for_all_that_its_scenarios_name(family: modules.Family) -> None:
+    known = {"ko", "module", "mnt"} | ({"fstype"} if "filesystem" in family.surfaces else set())
+    known |= set(family.surfaces) | {
+        f"{w}.{role}" for w in ("ko", "module") for role in family.roles
+    }
+    variants = [name for variant in family.variants.values() for name in variant.scenarios]
+    for name in {*family.scenarios, *variants}:
+        assert load_scenario(find_scenario(name)).needs <= known, name
 
 
 def test_paths_are_taken_as_they_are() -> None:

@@ -103,6 +103,7 @@ static const struct op_type op_types[] = {
 	OP(read, SLOT, COUNT, KEY, NUMBER),
 	OP(write, SLOT, COUNT, KEY),
 	OP(pread, SLOT, NUMBER, COUNT, KEY, NUMBER),
+	OP(pread_hole, SLOT, NUMBER, COUNT),
 	OP(pwrite, SLOT, NUMBER, COUNT, KEY),
 	OP(lseek, SLOT, OFFSET, CHOICE(whence_choice)),
 	OP(fsync, SLOT),
@@ -139,6 +140,8 @@ static const struct op_type op_types[] = {
 	OP(recv, SLOT, COUNT, KEY, NUMBER, NUMBER),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
+	OP(ifup, PATH),
+	OP(ifdown, PATH),
 };
 
 const struct op_type *op_by_index(unsigned int i)
