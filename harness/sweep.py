@@ -36,7 +36,7 @@ _NEVER: Final = 10**15
 #: Instructions behind which QEMU begins a new block.
 _ENDS: Final = re.compile(r"(j|call|ret|iret|loop|rep|sys|int|hlt|ud2|sti|popf|in |out )")
 
-_PAGE: Final = 4096
+_INIT: Final = ".init.text"
 
 #: The role of the kernel's threads and callbacks.
 KERNEL: Final = "kernel"
@@ -347,13 +347,13 @@ def profile(
     visits, evidence = made.visits(trial)
     program = Program.parse(trial.program)
     events = verdict.parse_report(evidence.report)
-    bases = module_bases(events, subject.module.name, subject.module.ko)
-    if not bases:
+    lives = module_lives(events, subject.module.ko)
+    if not lives:
         for event in events:
             if event["ev"] == "trouble":
                 raise GuestError(f"the executor had trouble: {event['what']} {event['errno']}")
         raise GuestError(f"scenario {workload.name}: it did not load the module")
-    located = locate(visits, bases, subject.module.ko, known)
+    located = locate(visits, lives, subject.module.ko, known)
     roles, names = actor_roles(program), node_names(program)
     counts: dict[tuple[Point, str], tuple[int, int, str]] = {}
     for order, (point, visit) in enumerate(located):
@@ -383,16 +383,27 @@ def actor_roles(program: Program) -> dict[int, str]:
     return roles
 
 
-def module_bases(events: Iterable[Event], module: str, ko: Path) -> list[int]:
-    """Where the module's core lay in each of its lives."""
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Where a module lay between a load and its unload."""
+
+    core: int
+    #: Its code of init, which is freed when that has returned; 0 without any.
+    init: int
+
+
+def module_lives(events: Iterable[Event], ko: Path) -> list[Life]:
+    """Where the module that a plan is for lay, in each of its lives."""
     starts = dict(_core_sections(ko))
-    bases = set()
-    for event in events:
-        if event["ev"] == "life" and event["module"] == module:
-            bases.add(int(str(event["base"]), 0))
-        elif event["ev"] == "armed" and event["section"] in starts:
-            bases.add(int(str(event["section_at"]), 0) - starts[event["section"]])
-    return sorted(bases)
+    lives = {
+        Life(
+            int(str(event["section_at"]), 0) - starts[event["section"]],
+            int(str(event["init_at"]), 0),
+        )
+        for event in events
+        if event["ev"] == "armed" and event["section"] in starts
+    }
+    return sorted(lives, key=lambda life: life.core)
 
 
 def _core_sections(ko: Path) -> list[tuple[str, int]]:
@@ -402,10 +413,10 @@ def _core_sections(ko: Path) -> list[tuple[str, int]]:
 
 
 def locate(
-    visits: Sequence[Visit], bases: Sequence[int], ko: Path, known: Sequence[Point]
+    visits: Sequence[Visit], lives: Sequence[Life], ko: Path, known: Sequence[Point]
 ) -> list[tuple[Point, Visit]]:
     """Return every point that was reached and in which visit, in order of time."""
-    places = _Places(visits, bases, ko)
+    places = _Places(lives, ko)
     by_section: dict[str, list[Point]] = {}
     for point in known:
         by_section.setdefault(point.section, []).append(point)
@@ -441,36 +452,24 @@ def _block(members: Sequence[Point], at: int, limit: int) -> list[Point]:
 
 
 class _Places:
-    """Addresses of a module to sections and offsets, in whichever of its lives.
+    """Addresses of a module to sections and offsets, in whichever of its lives."""
 
-    What begins with ``.init`` lies in a region of its own that is freed after init, and
-    whose beginning only the trace tells: the first page of those that are none of the core's.
-    """
-
-    def __init__(self, visits: Sequence[Visit], bases: Sequence[int], ko: Path) -> None:
-        self._bases = bases
-        file = elf.load(ko)
-        self._layout = [
-            (file.sections[index].name, start, file.sections[index].size)
-            for index, start in symbolise.text_layout(file)
+    def __init__(self, lives: Sequence[Life], ko: Path) -> None:
+        sizes = {section.name: section.size for section in elf.load(ko).sections}
+        core = dict(_core_sections(ko))
+        self._spans = [
+            (life.core + start, sizes[name], name) for life in lives for name, start in core.items()
         ]
-        self._size = max((start + size for _, start, size in self._layout), default=0)
-        outside = {visit.address & -_PAGE for visit in visits if not self._life(visit.address)}
-        self._init: dict[int, int] = {}
-        for page in sorted(outside):
-            self._init[page] = self._init.get(page - _PAGE, page)
+        self._spans += [
+            (life.init, sizes[_INIT], _INIT) for life in lives if life.init and _INIT in sizes
+        ]
 
     def find(self, address: int) -> tuple[str, int]:
-        life = self._life(address)
-        if life is None:
-            return ".init.text", address - self._init[address & -_PAGE]
-        for section, start, size in self._layout:
-            if start <= address - life < start + size:
-                return section, address - life - start
+        """The section and the offset in it; no section for an address in another module."""
+        for start, size, section in self._spans:
+            if start <= address < start + size:
+                return section, address - start
         return "", 0
-
-    def _life(self, address: int) -> int | None:
-        return next((base for base in self._bases if base <= address < base + self._size), None)
 
 
 # ---- which plans --------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ ROWS = (
     ("kernels", "image", "verdict", "points"),
     ("modules", "keys", "template"),
     ("accel", "guest", "trial"),
-    ("bundle", "report"),
+    ("bundle", "report", "klogview"),
     ("lab",),
     ("sweep",),
     ("sweeptext",),
+    ("catalogue",),
     ("commands", "plugin"),
+    ("sweepcommand",),
     ("cli",),
 )  # fmt: skip
 

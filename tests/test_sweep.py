@@ -58,7 +58,7 @@ def located(
     ko: Path, known: tuple[Point, ...], *visits: tuple[Point, int, int | None]
 ) -> list[tuple[Point, int | None]]:
     trace = [Visit(address(ko, point), limit, actor) for point, limit, actor in visits]
-    found = sweep.locate(trace, [BASE], ko, known)
+    found = sweep.locate(trace, [sweep.Life(BASE, INIT)], ko, known)
     return [(point, visit.actor) for point, visit in found]
 
 
@@ -100,18 +100,28 @@ def test_actors_of_one_part_share_a_role() -> None:
     assert [roles[number] for number in range(3)] == ["user.*", "user.*", "remover"]
 
 
+def test_code_of_other_modules_is_left_out(ko: Path, known: tuple[Point, ...]) -> None:
+    trace = [Visit(INIT + 0x8000, 0, 0), Visit(BASE - 16, 0, 0)]
+    assert sweep.locate(trace, [sweep.Life(BASE, INIT)], ko, known) == []
+
+
 def test_lives_of_a_module_come_from_the_report(ko: Path) -> None:
     found = points.find_points(ko)
     starts = {point.section: address(ko, point) - point.value for point in found}
+    text, leave = starts[".text"], starts[".exit.text"]
     events = [
-        {"ev": "life", "module": "foo", "base": hex(BASE)},
-        {"ev": "life", "module": "bar", "base": "0x3000"},
-        # A panic kept the second life from being told, but not where a point was.
-        {"ev": "armed", "section": ".exit.text", "section_at": hex(starts[".exit.text"] + 0x8000)},
-        {"ev": "armed", "section": ".init.text", "section_at": hex(INIT)},
-        {"ev": "life", "module": "foo", "base": hex(BASE)},
+        {"ev": "armed", "section": ".text", "section_at": hex(text), "init_at": hex(INIT)},
+        {
+            "ev": "armed",
+            "section": ".exit.text",
+            "section_at": hex(leave + 0x8000),
+            "init_at": "0x0",
+        },
+        {"ev": "armed", "section": ".text", "section_at": hex(text), "init_at": hex(INIT)},
     ]
-    assert sweep.module_bases(events, "foo", ko) == [BASE, BASE + 0x8000]
+    assert sweep.module_lives(events, ko) == [
+        sweep.Life(BASE, INIT), sweep.Life(BASE + 0x8000, 0),
+    ]  # fmt: skip
 
 
 # ---- which plans --------------------------------------------------------------------------------

@@ -196,11 +196,11 @@ void park_prepare(void)
 }
 
 /* Where a section of the module lies in its present life; 0 while it has none. */
-static uint64_t section_address(void)
+static uint64_t section_address(const char *section)
 {
 	char path[256], text[64];
 
-	snprintf(path, sizeof(path), "/sys/module/%s/sections/%s", park->module, park->section);
+	snprintf(path, sizeof(path), "/sys/module/%s/sections/%s", park->module, section);
 	if (read_file(path, text, sizeof(text)) <= 0)
 		return 0;
 	return strtoull(text, NULL, 16);
@@ -334,8 +334,10 @@ static void arm_points(uint64_t section)
 		disarm_points();
 	ps->address = address;
 	ps->section = section;
-	if (point_address != address)
+	if (point_address != address) {
+		ps->init = section_address(".init.text");
 		tell_now(&ps->set);
+	}
 	point_address = address;
 	/* Whose hit it was is seen afterwards: threads come and go. */
 	if (of_kernel && !nwatches) {
@@ -362,7 +364,7 @@ static void arm_points(uint64_t section)
 
 static void arm(void)
 {
-	uint64_t section = section_address();
+	uint64_t section = section_address(park->section);
 
 	if (section)
 		arm_points(section);
