@@ -42,6 +42,8 @@ class Action(enum.StrEnum):
     DELETE = "delete_module"
     #: Unload without O_NONBLOCK.
     DELETE_BLOCKING = "delete_module blocking"
+    #: The module's own first stage of unloading, then unload.
+    TWO_STAGE = "two-stage"
     #: Unload and load again.
     RELOAD = "reload"
     #: Take its mounts out of the tree, then unload.
@@ -55,6 +57,10 @@ class Action(enum.StrEnum):
     def mode(self) -> ParkMode:
         """How the task is held."""
         return "users" if self is Action.USERS else "hold"
+
+
+#: What a family's surfaces must have for an action.
+_NEEDS: Final = {Action.TWO_STAGE: ("unload",)}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -119,8 +125,14 @@ def action_body(action: Action, program: Program, bindings: Mapping[str, str]) -
     """The ops of an action, each of which may answer whatever it likes.
 
     Args:
-        bindings: the scenario's values: ``module``, ``ko`` and ``mnt`` are used.
+        bindings: the scenario's values: ``module``, ``ko``, ``mnt`` and ``unload`` are used.
+
+    Raises:
+        UsageError: the action needs a value that is not there.
     """
+    missing = [name for name in _NEEDS.get(action, ()) if name not in bindings]
+    if missing:
+        raise UsageError(f"action {action.value!r}: the module has no {missing[0]!r} surface")
     delete = _op("delete_module", bindings["module"])
     nodes: list[Op] = []
     match action:
@@ -128,6 +140,8 @@ def action_body(action: Action, program: Program, bindings: Mapping[str, str]) -
             nodes = [delete]
         case Action.DELETE_BLOCKING:
             nodes = [_op("delete_module", bindings["module"], flags=())]
+        case Action.TWO_STAGE:
+            nodes = [_op("write_file", bindings["unload"], "now"), delete]
         case Action.RELOAD:
             nodes = [delete, _op("finit_module", bindings["ko"])]
         case Action.UMOUNT:

@@ -212,11 +212,12 @@ def run_sweep(
             progress(f"profiling {name}", None)
             reached += profile(made, subject, workload, seed=seed, cycles=cycles)
         sweep.reached = tuple(reached)
+        unload = Action.TWO_STAGE if "unload" in subject.family.surfaces else Action.DELETE
         plans = [
             (plan, reach)
             for reach in choose(reached)
             if wanted(reach)
-            for plan in plans_for(reach, actions, hits)
+            for plan in plans_for(reach, actions, hits, unload)
         ]
     before = {second: first for first, second in itertools.pairwise(sweep.points)}
     plans.sort(key=lambda item: (_suspicion(before, item[1]), item[1].order))
@@ -495,16 +496,19 @@ def _in_life(reach: Reach) -> bool:
     return reach.op in ("finit_module", "delete_module")
 
 
-def plans_for(reach: Reach, actions: Sequence[Action], hits: int = 1) -> list[Plan]:
+def plans_for(
+    reach: Reach, actions: Sequence[Action], hits: int = 1, unload: Action = Action.DELETE
+) -> list[Plan]:
     """The plans for one point and role.
 
     Args:
         actions: none means what fits: while a module is loaded or unloaded it can
             be neither, but others may find it, so they run on; else it is unloaded.
         hits: how many of the times that it is reached to stop at.
+        unload: how this module is unloaded.
     """
     if not actions:
-        actions = [Action.USERS if _in_life(reach) and reach.company else Action.DELETE]
+        actions = [Action.USERS if _in_life(reach) and reach.company else unload]
     return [
         Plan(reach.role, reach.point.function, reach.point.offset, hit, action)
         for action in actions

@@ -8,7 +8,7 @@ from harness.errors import UsageError
 from harness.plan import Action, Plan
 from harness.program import Actor, Op, Program
 
-BINDINGS = {"module": "foo", "ko": "/payload/foo.ko", "mnt": "/mnt"}
+BINDINGS = {"module": "foo", "ko": "/payload/foo.ko", "mnt": "/mnt", "unload": "/sys/u"}
 LOAD = Op("actors[0].do[0]", "finit_module", ("/payload/foo.ko", "", ()))
 OTHER = Op("actors[0].do[1]", "delete_module", ("bar", ("nonblock",)))
 UNLOAD = Op("actors[1].do[0]", "delete_module", ("foo", ("nonblock",)))
@@ -81,6 +81,7 @@ def test_module_that_the_setup_loads_is_loaded_by_the_setup() -> None:
     ("action", "names"),
     [
         (Action.DELETE, ["delete_module"]),
+        (Action.TWO_STAGE, ["write_file", "delete_module"]),
         (Action.RELOAD, ["delete_module", "finit_module"]),
         (Action.UMOUNT, ["umount_all", "delete_module"]),
         (Action.CLOSE, ["kill", "kill", "sleep", "delete_module"]),
@@ -93,6 +94,11 @@ def test_actions_are_ops_that_may_answer_what_they_like(action: Action, names: l
     assert [op.name for op in ops] == names
     assert all(op.expect == ("any",) for op in ops)
     assert len({op.place for op in ops}) == len(ops)
+
+
+def test_module_without_two_stages_has_no_first_one() -> None:
+    with pytest.raises(UsageError, match="action 'two-stage': the module has no 'unload' surface"):
+        plan.action_body(Action.TWO_STAGE, PROGRAM, {"module": "foo"})
 
 
 def test_blocking_unload_differs_in_its_flags() -> None:
