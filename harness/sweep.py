@@ -41,6 +41,16 @@ _INIT: Final = ".init.text"
 #: The role of the kernel's threads and callbacks.
 KERNEL: Final = "kernel"
 
+#: What a kernel must have, and what for.
+REQUIRED: Final[Mapping[str, str]] = {
+    "CONFIG_PERF_EVENTS": "events that a breakpoint raises",
+    "CONFIG_HAVE_HW_BREAKPOINT": "breakpoints at instructions",
+    "CONFIG_PREEMPTION": "stopping a task in the middle of the kernel",
+    "CONFIG_STACKTRACE": "seeing where it was stopped",
+    "CONFIG_KALLSYMS": "finding where a module's init is called",
+    "CONFIG_MODULE_UNLOAD": "unloading",
+}
+
 #: What delete_module answers when it refuses.
 _REFUSED: Final = ("EAGAIN", "EBUSY")
 
@@ -173,6 +183,24 @@ class Sweep:
         """Return how many points have each verdict."""
         reports = self.reports()
         return {kind.value: sum(report.verdict is kind for report in reports) for kind in Verdict}
+
+
+def check_kernel(name: str, config: Mapping[str, str]) -> None:
+    """Refuse a kernel in which a sweep would see nothing and call that clean.
+
+    Args:
+        config: its options (see kconfig.parse).
+
+    Raises:
+        UsageError: it lacks something; says what, and what for.
+    """
+    gone = [option for option in REQUIRED if config.get(option, "n") != "y"]
+    if gone:
+        wanted = "; ".join(f"{option} ({REQUIRED[option]})" for option in gone)
+        raise UsageError(
+            f"kernel {name} cannot be swept: it has no {wanted}",
+            hint="a fragment of the profile can ask for them; CONFIG_PREEMPT gives preemption",
+        )
 
 
 def run_sweep(

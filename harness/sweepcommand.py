@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness import (
     catalogue,
+    kconfig,
     kernels,
     klog,
     lab,
@@ -49,6 +50,9 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, Lane.DET
         )
+        kernel = made.kernel(arguments.kernel, arguments.profile)
+        config = kconfig.parse((kernel.build / ".config").read_text())
+        sweeping.check_kernel(f"{kernel.name}-{kernel.profile}", config)
         wanted_title = None
         if arguments.from_report:
             text = _read_report(arguments.from_report)
@@ -75,7 +79,6 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
             title: catalogue.keep(made, subject, found.trial, found.result, arguments.bundles)
             for title, found in done.found.items()
         }
-        kernel = made.kernel(arguments.kernel, arguments.profile)
         places = points.read_places(
             subject.module.ko, done.points, roots=(kernel.build, kernel.source)
         )
@@ -84,6 +87,8 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         sweeptext.print_listing(done, places, kept, Console(highlight=False, soft_wrap=True))
         if wanted_title is not None:
             print(sweeptext.reproduction(done, wanted_title))
+    if arguments.html:
+        report.write_text(arguments.html, sweeptext.page(done, places, kept))
     if arguments.json:
         report.write_json(arguments.json, document)
     return ExitStatus.FINDINGS if done.found else ExitStatus.OK

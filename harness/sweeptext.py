@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +99,9 @@ def print_listing(
     console: Console,
 ) -> None:
     """Print each function with a line for each run of points that fared alike."""
+    subject = sweep.subject
+    kernel = f"{subject.kernel}-{subject.profile}"
+    console.print(Text(f"{subject.family.name} {subject.module.variant}, kernel {kernel}", "bold"))
     function = ""
     for run in _runs(sweep.reports(), places):
         first = run[0]
@@ -122,6 +126,13 @@ def print_listing(
         path = bundles[found.finding.title]
         if path is not None:
             console.print(f"  replay: {replay_command(path)}", markup=False)
+
+
+def page(sweep: Sweep, places: Mapping[Point, Place], bundles: Mapping[str, Path | None]) -> str:
+    """Return the listing as an HTML page."""
+    console = Console(record=True, file=io.StringIO(), width=200, highlight=False)
+    print_listing(sweep, places, bundles, console)
+    return console.export_html()
 
 
 def _runs(reports: list[PointReport], places: Mapping[Point, Place]) -> list[list[PointReport]]:

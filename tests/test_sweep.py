@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import elf, points, sweep, symbolise
+from harness.errors import UsageError
 from harness.exectrace import Visit
 from harness.machine import Lane
 from harness.plan import Action, Plan
@@ -284,3 +285,44 @@ def test_points_that_nobody_reached_are_listed(ko: Path, known: tuple[Point, ...
     ]  # fmt: skip
     assert (reports[1].hits, reports[2].hits) == (3, 0)
     assert sum(done.totals().values()) == len(known)
+
+
+def test_kernel_in_which_nothing_could_be_seen_is_refused() -> None:
+    config = dict.fromkeys(sweep.REQUIRED, "y")
+    sweep.check_kernel("6.1-kasan", config)
+    config |= {"CONFIG_PREEMPTION": "n"}
+    del config["CONFIG_PERF_EVENTS"]
+    with pytest.raises(
+        UsageError, match=r"kernel 6\.1-kasan cannot be swept: it has no "
+    ) as caught:
+        sweep.check_kernel("6.1-kasan", config)
+    assert "CONFIG_PERF_EVENTS (events that a breakpoint raises)" in caught.value.message
+    assert "CONFIG_PREEMPTION (stopping a task" in caught.value.message
+    assert "CONFIG_STACKTRACE" not in caught.value.message
+
+
+REPORT = """BUG: unable to handle page fault for address: ffffffffa0000045
+RIP: 0010:{last}/0x40 [foo, load 1, unloaded]
+Call Trace:
+ ? {later}/0x40 [foo]
+ vfs_write+0x12/0x34
+ {last}/0x40 [foo]
+ other+0x5/0x6 [bar]
+"""
+
+
+def test_frames_of_a_report_become_plans_the_top_one_first(known: tuple[Point, ...]) -> None:
+    last, later = of(known, "first")[-1], of(known, "loop")[3]
+    text = REPORT.format(last=last.name, later=later.name)
+    plans = sweep.plans_from_report(text, "foo", known, hits=2)
+    assert [(plan.role, plan.function, plan.offset, plan.hit) for plan in plans[:5]] == [
+        ("*", "first", last.offset, 1), (KERNEL, "first", last.offset, 1),
+        ("*", "first", last.offset, 2), (KERNEL, "first", last.offset, 2),
+        ("*", "loop", later.offset, 1),
+    ]  # fmt: skip
+    assert len(plans) == 8
+
+
+def test_report_of_another_build_is_refused(known: tuple[Point, ...]) -> None:
+    with pytest.raises(UsageError, match="no frame that is an instruction of this foo"):
+        sweep.plans_from_report(" first+0x1/0x40 [foo]", "foo", known, hits=1)
