@@ -43,6 +43,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         workloads = lab.family_scenarios(family, arguments.variant)
     actions = [Action(name) for name in arguments.action or ()]
     given = [plan.parse(text) for text in arguments.plan or ()]
+    text = _read_report(arguments.from_report) if arguments.from_report else None
     patterns = arguments.function or ["*"]
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
@@ -54,8 +55,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         config = kconfig.parse((kernel.build / ".config").read_text())
         sweeping.check_kernel(f"{kernel.name}-{kernel.profile}", config)
         wanted_title = None
-        if arguments.from_report:
-            text = _read_report(arguments.from_report)
+        if text is not None:
             known = made.points(subject.module.ko)
             given += sweeping.plans_from_report(text, subject.module.name, known, arguments.hits)
             wanted_title = _report_title(text)

@@ -325,4 +325,4 @@ def test_frames_of_a_report_become_plans_the_top_one_first(known: tuple[Point, .
 
 def test_report_of_another_build_is_refused(known: tuple[Point, ...]) -> None:
     with pytest.raises(UsageError, match="no frame that is an instruction of this foo"):
-        sweep.plans_from_report(" first+0x1/0x40 [foo]", "foo", known, hits=1)
+        sweep.plans_from_report(" first+0x3fff/0x4000 [foo]", "foo", known, hits=1)
