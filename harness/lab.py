@@ -45,8 +45,7 @@ from harness.program import Park
 from harness.qemu import find_qemu
 from harness.scenario import Scenario
 from harness.template import Base, Template
-from harness.trial import Trial, TrialResult, TrialSpec, collect, run_trial
-from harness.verdict import Evidence
+from harness.trial import Trial, TrialResult, TrialSpec, collect, judge, run_trial
 
 Progress = Callable[[str, float | None], None]
 
@@ -188,7 +187,7 @@ class Lab:
             subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
         )
 
-    def visits(self, trial: Trial) -> tuple[tuple[Visit, ...], Evidence]:
+    def visits(self, trial: Trial) -> tuple[tuple[Visit, ...], TrialResult]:
         """Run a trial with a log of what was executed in modules; return both.
 
         Raises:
@@ -201,7 +200,7 @@ class Lab:
             evidence = collect(trial, trace)
             with log.open(errors="replace") as lines:
                 found = tuple(exectrace.visits(exectrace.parse(lines), mark))
-        return found, evidence
+        return found, judge(trial, evidence)
 
     @functools.cache  # noqa: B019
     def points(self, ko: Path) -> tuple[Point, ...]:

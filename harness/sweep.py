@@ -8,38 +8,29 @@ point then gets a trial of its own, in which the task is held there while the mo
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import enum
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness import elf, lab, ops, points, symbolise, verdict
+from harness import elf, lab, points, verdict
 from harness.errors import GuestError, UsageError
-from harness.exectrace import Visit
 from harness.lab import Lab, Subject
 from harness.plan import Action, Plan
-from harness.points import TRACER_CALL, Point
-from harness.program import Program, node_names
+from harness.points import Point
+from harness.program import Program
+from harness.reach import KERNEL, Reach, core_sections, find_reaches, module_lives
 from harness.scenario import Scenario
 from harness.trial import Trial, TrialResult
 from harness.verdict import Event, Finding
 
 #: Never reached: the profiling trial has a plan too, so that it runs as the others do.
 _NEVER: Final = 10**15
-
-#: Instructions behind which QEMU begins a new block.
-_ENDS: Final = re.compile(r"(j|call|ret|iret|loop|rep|sys|int|hlt|ud2|sti|popf|in |out )")
-
-_INIT: Final = ".init.text"
-
-#: The role of the kernel's threads and callbacks.
-KERNEL: Final = "kernel"
 
 #: What a kernel must have, and what for.
 REQUIRED: Final[Mapping[str, str]] = {
@@ -75,23 +66,6 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """A point that a scenario reaches, and by which actors."""
-
-    point: Point
-    scenario: str
-    #: Pattern for the names of the actors that play one part; "kernel" for its threads.
-    role: str
-    #: The op in which they reach it; empty for threads of the kernel.
-    op: str
-    #: How many other actors the scenario has.
-    company: int
-    hits: int
-    #: How early, among all that the scenario reaches.
-    order: int
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one plan."""
 
@@ -122,11 +96,20 @@ class Found:
     """A distinct finding with the shortest plan that shows it."""
 
     finding: Finding
-    outcome: Outcome
+    #: None where the scenario shows it by itself.
+    plan: Plan | None
+    reach: Reach | None
     trial: Trial
     result: TrialResult
     #: How many plans have shown it.
     plans: int
+
+    @property
+    def shortness(self) -> tuple[int, int, int]:
+        """A plan is shorter the simpler its action is and the earlier it comes to it."""
+        if self.plan is None or self.reach is None:
+            return -1, 0, 0
+        return list(Action).index(self.plan.action), self.plan.hit, self.reach.order
 
 
 @dataclass(slots=True)
@@ -238,7 +221,10 @@ def run_sweep(
         for workload in workloads:
             name = f"{subject.family.name} {subject.module.variant} {workload.name}"
             progress(f"profiling {name}", None)
-            reached += profile(made, subject, workload, seed=seed, cycles=cycles)
+            found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
+            reached += found
+            for finding in result.findings:
+                _keep_shortest(sweep, Found(finding, None, None, ready, result, 0))
         sweep.reached = tuple(reached)
         unload = Action.TWO_STAGE if "unload" in subject.family.surfaces else Action.DELETE
         plans = [
@@ -274,7 +260,7 @@ def run_sweep(
         outcome = judge(plan, reach, result, subject.module.ko)
         sweep.outcomes.append(outcome)
         for finding in outcome.findings:
-            _keep_shortest(sweep, finding, outcome, trial, result)
+            _keep_shortest(sweep, Found(finding, plan, reach, trial, result, 1))
         done = len(sweep.outcomes) / len(plans)
         progress(
             f"sweeping {subject.family.name} {subject.module.variant} "
@@ -341,30 +327,18 @@ def plans_from_report(text: str, module: str, known: Sequence[Point], hits: int)
     return plans
 
 
-def _shortness(outcome: Outcome) -> tuple[int, int, int]:
-    """A plan is shorter the simpler its action is and the earlier it comes to it."""
-    action = list(Action).index(outcome.plan.action)
-    return action, outcome.plan.hit, outcome.reach.order
-
-
-def _keep_shortest(
-    sweep: Sweep, finding: Finding, outcome: Outcome, trial: Trial, result: TrialResult
-) -> None:
-    known = sweep.found.get(finding.title)
-    count = 1 if known is None else known.plans + 1
-    if known is None or _shortness(outcome) < _shortness(known.outcome):
-        sweep.found[finding.title] = Found(finding, outcome, trial, result, count)
-    else:
-        sweep.found[finding.title] = dataclasses.replace(known, plans=count)
-
-
-# ---- which points, and by whom ------------------------------------------------------------------
+def _keep_shortest(sweep: Sweep, found: Found) -> None:
+    known = sweep.found.get(found.finding.title)
+    if known is not None:
+        shortest = min(known, found, key=lambda one: one.shortness)
+        found = dataclasses.replace(shortest, plans=known.plans + found.plans)
+    sweep.found[found.finding.title] = found
 
 
 def profile(
     made: Lab, subject: Subject, workload: Scenario, *, seed: int, cycles: int | None
-) -> list[Reach]:
-    """Return what a scenario reaches, from one trial that QEMU logs.
+) -> tuple[list[Reach], Trial, TrialResult]:
+    """Return what a scenario reaches, from one trial that QEMU logs, and that trial.
 
     Raises:
         GuestError: the trial left no evidence, or did not load the module.
@@ -372,133 +346,14 @@ def profile(
     known = made.points(subject.module.ko)
     # Any point does: nobody gets there so often.
     never = Plan("*", known[0].function, known[0].offset, _NEVER)
-    trial = made.parked_trial(subject, workload, seed, never, cycles)
-    visits, evidence = made.visits(trial)
-    program = Program.parse(trial.program)
-    events = verdict.parse_report(evidence.report)
-    lives = module_lives(events, subject.module.ko)
+    ready = made.parked_trial(subject, workload, seed, never, cycles)
+    visits, result = made.visits(ready)
+    lives = module_lives(verdict.parse_report(result.evidence.report), subject.module.ko)
     if not lives:
-        for event in events:
-            if event["ev"] == "trouble":
-                raise GuestError(f"the executor had trouble: {event['what']} {event['errno']}")
         raise GuestError(f"scenario {workload.name}: it did not load the module")
-    located = locate(visits, lives, subject.module.ko, known)
-    roles, names = actor_roles(program), node_names(program)
-    counts: dict[tuple[Point, str], tuple[int, int, str]] = {}
-    for order, (point, visit) in enumerate(located):
-        role = roles.get(visit.actor) if visit.actor is not None else KERNEL
-        if role is not None:
-            first = (0, order, names[visit.op] if visit.op is not None else "")
-            hits, order, op = counts.get((point, role), first)
-            counts[point, role] = (hits + 1, order, op)
-    return [
-        Reach(point, workload.name, role, op, len(program.actors) - 1, hits, order)
-        for (point, role), (hits, order, op) in counts.items()
-    ]
-
-
-def actor_roles(program: Program) -> dict[int, str]:
-    """Number of an actor → pattern for the names of all that play the same part.
-
-    The teardown of a program is no user of the module, and nobody else runs then.
-    """
-    by_place: dict[str, list[str]] = {}
-    for actor in program.actors:
-        by_place.setdefault(actor.place, []).append(actor.name)
-    roles = {ops.MAX_ACTORS: "setup"}
-    for number, actor in enumerate(program.actors):
-        same = by_place[actor.place]
-        roles[number] = f"{actor.name.rpartition('.')[0]}.*" if len(same) > 1 else actor.name
-    return roles
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """Where a module lay between a load and its unload."""
-
-    core: int
-    #: Its code of init, which is freed when that has returned; 0 without any.
-    init: int
-
-
-def module_lives(events: Iterable[Event], ko: Path) -> list[Life]:
-    """Where the module that a plan is for lay, in each of its lives."""
-    starts = dict(_core_sections(ko))
-    lives = {
-        Life(
-            int(str(event["section_at"]), 0) - starts[event["section"]],
-            int(str(event["init_at"]), 0),
-        )
-        for event in events
-        if event["ev"] == "armed" and event["section"] in starts
-    }
-    return sorted(lives, key=lambda life: life.core)
-
-
-def _core_sections(ko: Path) -> list[tuple[str, int]]:
-    """Executable sections of a module's core, and where each begins in it."""
-    file = elf.load(ko)
-    return [(file.sections[index].name, start) for index, start in symbolise.text_layout(file)]
-
-
-def locate(
-    visits: Sequence[Visit], lives: Sequence[Life], ko: Path, known: Sequence[Point]
-) -> list[tuple[Point, Visit]]:
-    """Return every point that was reached and in which visit, in order of time."""
-    places = _Places(lives, ko)
-    by_section: dict[str, list[Point]] = {}
-    for point in known:
-        by_section.setdefault(point.section, []).append(point)
-    blocks: list[tuple[Visit, list[Point]]] = []
-    previous: dict[int | None, list[Point]] = {}
-    for visit in visits:
-        section, value = places.find(visit.address)
-        members = by_section.get(section, [])
-        at = bisect.bisect_left(members, value, key=lambda point: point.value)
-        if at == len(members) or members[at].value != value:
-            continue
-        before = previous.get(visit.actor, [])
-        if members[at] in before[1:]:
-            # That block was left early, and this one is its rest.
-            del before[before.index(members[at]) :]
-        block = _block(members, at, visit.limit)
-        previous[visit.actor] = block
-        blocks.append((visit, block))
-    return [(point, visit) for visit, block in blocks for point in block]
-
-
-def _block(members: Sequence[Point], at: int, limit: int) -> list[Point]:
-    """Straight code from a point on: to the first jump, or as far as QEMU would go."""
-    block = [members[at]]
-    while (
-        (block[-1].text == TRACER_CALL or not _ENDS.match(block[-1].text))
-        and (not limit or len(block) < limit)
-        and at + len(block) < len(members)
-        and members[at + len(block)].function == block[0].function
-    ):
-        block.append(members[at + len(block)])
-    return block
-
-
-class _Places:
-    """Addresses of a module to sections and offsets, in whichever of its lives."""
-
-    def __init__(self, lives: Sequence[Life], ko: Path) -> None:
-        sizes = {section.name: section.size for section in elf.load(ko).sections}
-        core = dict(_core_sections(ko))
-        self._spans = [
-            (life.core + start, sizes[name], name) for life in lives for name, start in core.items()
-        ]
-        self._spans += [
-            (life.init, sizes[_INIT], _INIT) for life in lives if life.init and _INIT in sizes
-        ]
-
-    def find(self, address: int) -> tuple[str, int]:
-        """The section and the offset in it; no section for an address in another module."""
-        for start, size, section in self._spans:
-            if start <= address < start + size:
-                return section, address - start
-        return "", 0
+    program = Program.parse(ready.program)
+    reached = find_reaches(visits, lives, subject.module.ko, known, program)
+    return reached, ready, result
 
 
 # ---- which plans --------------------------------------------------------------------------------
@@ -613,7 +468,7 @@ def _is_at(frame: str, parked: Event, point: Point, ko: Path) -> bool:
     if match is None:
         return False
     file = elf.load(ko)
-    starts = dict(_core_sections(ko))
+    starts = dict(core_sections(ko))
     base = int(str(parked["section_at"]), 0) - starts.get(point.section, 0)
     for symbol in file.by_name.get(match[1], ()):
         section = file.sections[symbol.section].name

@@ -46,8 +46,8 @@ def document(
             {
                 "title": found.finding.title,
                 "kind": found.finding.kind.value,
-                "plan": str(found.outcome.plan),
-                "scenario": found.outcome.reach.scenario,
+                "plan": None if found.plan is None else str(found.plan),
+                "scenario": found.trial.spec.scenario,
                 "plans": found.plans,
                 "bundle": str(bundles[found.finding.title]),
             }
@@ -121,8 +121,8 @@ def print_listing(
     for found in _ordered(sweep):
         console.print()
         console.print(Text(found.finding.title, style="bold red"))
-        console.print(f"  plan:   {found.outcome.plan}", markup=False)
-        console.print(f"  shown:  by {found.plans} plans, in {found.outcome.reach.scenario} first")
+        console.print(f"  plan:   {found.plan or 'none, the scenario shows it'}", markup=False)
+        console.print(f"  shown:  by {found.plans} plans, in {found.trial.spec.scenario} first")
         path = bundles[found.finding.title]
         if path is not None:
             console.print(f"  replay: {replay_command(path)}", markup=False)
@@ -172,6 +172,6 @@ def reproduction(sweep: Sweep, title: str) -> str:
     """Say whether a report's title came up again, and with which plan."""
     found = sweep.found.get(title)
     if found is not None:
-        return f"reproduced: {title}, with {found.outcome.plan}"
+        return f"reproduced: {title}, with {found.plan or 'no plan'}"
     others = ", ".join(sorted(sweep.found)) or "no finding"
     return f"not reproduced: {title or 'a report without a known title'}; seen instead: {others}"

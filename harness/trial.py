@@ -83,6 +83,15 @@ def run_trial(trial: Trial) -> TrialResult:
     """
     started = time.monotonic()
     evidence = collect(trial)
+    return judge(trial, evidence, time.monotonic() - started)
+
+
+def judge(trial: Trial, evidence: Evidence, wall_s: float = 0.0) -> TrialResult:
+    """Return what became of a trial, from what its guest left behind.
+
+    Raises:
+        GuestError: that is not enough to judge by.
+    """
     lives = module_lives(evidence.report, trial.symbols)
     findings = verdict.judge(evidence, lambda module, at: symbolise.name_address(at, lives))
     return TrialResult(
@@ -91,7 +100,7 @@ def run_trial(trial: Trial) -> TrialResult:
         findings=findings,
         evidence=evidence,
         lives=lives,
-        wall_s=time.monotonic() - started,
+        wall_s=wall_s,
     )
 
 

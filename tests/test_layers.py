@@ -18,7 +18,7 @@ ROWS = (
     ("klogextent",),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace"),
     ("kernels", "image", "verdict", "points"),
-    ("modules", "keys", "template"),
+    ("modules", "keys", "template", "reach"),
     ("accel", "guest", "trial"),
     ("bundle", "report", "klogview"),
     ("lab",),

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness import elf, points, sweep, symbolise
+from harness import reach as reaching
 from harness.errors import UsageError
 from harness.exectrace import Visit
 from harness.machine import Lane
 from harness.plan import Action, Plan
 from harness.points import Point
 from harness.program import Actor, Program
-from harness.sweep import KERNEL, Reach, Verdict
+from harness.reach import KERNEL, Reach
+from harness.sweep import Verdict
 from harness.trial import TrialResult, TrialSpec
 from harness.verdict import Evidence, Finding, Kind
 from harness.verdict import Verdict as TrialVerdict
@@ -59,7 +61,7 @@ def located(
     ko: Path, known: tuple[Point, ...], *visits: tuple[Point, int, int | None]
 ) -> list[tuple[Point, int | None]]:
     trace = [Visit(address(ko, point), limit, actor) for point, limit, actor in visits]
-    found = sweep.locate(trace, [sweep.Life(BASE, INIT)], ko, known)
+    found = reaching.locate(trace, [reaching.Life(BASE, INIT)], ko, known)
     return [(point, visit.actor) for point, visit in found]
 
 
@@ -97,13 +99,13 @@ def test_actors_of_one_part_share_a_role() -> None:
         (Actor("user.0", "actors[0]", ()), Actor("user.1", "actors[0]", ()),
          Actor("remover", "actors[1]", ())),
     )  # fmt: skip
-    roles = sweep.actor_roles(program)
+    roles = reaching.actor_roles(program)
     assert [roles[number] for number in range(3)] == ["user.*", "user.*", "remover"]
 
 
 def test_code_of_other_modules_is_left_out(ko: Path, known: tuple[Point, ...]) -> None:
     trace = [Visit(INIT + 0x8000, 0, 0), Visit(BASE - 16, 0, 0)]
-    assert sweep.locate(trace, [sweep.Life(BASE, INIT)], ko, known) == []
+    assert reaching.locate(trace, [reaching.Life(BASE, INIT)], ko, known) == []
 
 
 def test_lives_of_a_module_come_from_the_report(ko: Path) -> None:
@@ -120,8 +122,8 @@ def test_lives_of_a_module_come_from_the_report(ko: Path) -> None:
         },
         {"ev": "armed", "section": ".text", "section_at": hex(text), "init_at": hex(INIT)},
     ]
-    assert sweep.module_lives(events, ko) == [
-        sweep.Life(BASE, INIT), sweep.Life(BASE + 0x8000, 0),
+    assert reaching.module_lives(events, ko) == [
+        reaching.Life(BASE, INIT), reaching.Life(BASE + 0x8000, 0),
     ]  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from harness import bundle, lab, modules, plan, scenario, sweep, trial, verdict
 from harness.lab import Lab, Subject
 from harness.machine import Lane
 from harness.plan import Action, Plan
+from harness.reach import KERNEL
 from harness.scenario import Scenario
-from harness.sweep import KERNEL, Sweep, Verdict
+from harness.sweep import Sweep, Verdict
 
 pytestmark = pytest.mark.vm
 
@@ -80,14 +81,14 @@ def test_trace_leaves_the_trial_as_it_was(harness_lab: Lab) -> None:
     visits, traced = harness_lab.visits(ready)
     assert visits
     plain = trial.collect(ready)
-    assert (traced.console, traced.report) == (plain.console, plain.report)
+    assert (traced.evidence.console, traced.evidence.report) == (plain.console, plain.report)
 
 
 def test_profile_agrees_with_breakpoints(harness_lab: Lab) -> None:
     """A second source for the hits: the plan's own event counts them too."""
     subject = subject_of(harness_lab, LASTRET, modules.GOOD)
     (workload,) = workloads_of(LASTRET)
-    reached = sweep.profile(harness_lab, subject, workload, seed=1, cycles=3)
+    reached, _, _ = sweep.profile(harness_lab, subject, workload, seed=1, cycles=3)
     entry = next(reach for reach in reached if reach.point.name == "lastret_open+0x0")
     assert (entry.hits, entry.role, entry.op) == (3, "user", "open")
     for hit, wanted in ((3, Verdict.PROTECTED), (4, Verdict.UNREACHED)):
@@ -159,7 +160,7 @@ def test_report_of_a_finding_becomes_the_plan_that_shows_it(harness_lab: Lab) ->
         harness_lab, subject, [workload], seed=1, cycles=1, workers=1, given=plans
     )
     splat = next(one for one in result.findings if one.kind is verdict.Kind.SPLAT)
-    assert done.found[splat.title].outcome.plan.function == "lastret_thread"
+    assert done.found[splat.title].plan.function == "lastret_thread"
 
 
 def test_hold_is_real(harness_lab: Lab) -> None:
