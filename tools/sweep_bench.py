@@ -10,7 +10,7 @@
 Each is run several times independently (other seeds), one guest at a time, and given up at a
 budget of processor time. Any finding counts, for the correct variants have none. What is shown is
 the median of the runs, censored ones counted as their budget, and a 95 % confidence interval of the
-trials that one finding takes (exact, of a Poisson process; only a lower end where nothing was found).
+trials that one finding takes (exact, of a Poisson process; no upper end where nothing was found).
 Nothing here passes or fails: losses are shown like wins.
 """
 
