@@ -80,15 +80,13 @@ def _parser() -> _Parser:
     _add_running(call)
 
     call = _call(calls, "stress", commands.stress, "put the module catalogue to the test")
-    call.add_argument("--good-trials", type=_positive_int, default=200, metavar="N",
-                      help="det trials of each good variant (default: 200)")  # fmt: skip
-    call.add_argument("--good-seconds", type=_positive_float, default=60.0, metavar="S",
-                      help="time in the smp lane for each good variant (default: 60)")  # fmt: skip
-    call.add_argument("--bad-trials", type=_positive_int, default=64, metavar="N",
-                      help="give up on a bad variant after so many (default: 64)")  # fmt: skip
-    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
-    _add_kernel(call)
-    _add_running(call)
+    _add_catalogue(call, good_trials=200, good_seconds=60.0)
+
+    call = _call(calls, "catalogue", commands.show_catalogue,
+                 "which mistake is caught, where and after how many trials")  # fmt: skip
+    call.add_argument("--lane", default="det", choices=[lane.value for lane in Lane],
+                      help="lane of variants that need no other (default: det)")  # fmt: skip
+    _add_catalogue(call, good_trials=300, good_seconds=120.0)
 
     call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
     call.add_argument("bundle", type=Path, help="folder that a failing trial left")
@@ -101,6 +99,15 @@ def _parser() -> _Parser:
     call.add_argument("--variant", default="good")
     call.add_argument("command", nargs="*", help="run this instead of a shell")
     _add_kernel(call)
+
+    call = _call(calls, "klog", commands.klog, "find the reports in kernel logs")
+    call.add_argument("files", nargs="*", metavar="FILE",
+                      help="logs; - or none for standard input")  # fmt: skip
+    call.add_argument("--json", action="store_true", help="write one document to stdout")
+    call.add_argument("--vmlinux", type=Path, metavar="V",
+                      help="the kernel that printed the logs, with debug information")  # fmt: skip
+    call.add_argument("--modules", type=Path, metavar="DIR",
+                      help="its modules with debug information, or a bundle's folder")  # fmt: skip
     return parser
 
 
@@ -113,6 +120,19 @@ def _call(
     call = calls.add_parser(name, help=what, description=what)
     call.set_defaults(run=run)
     return call
+
+
+def _add_catalogue(call: _Parser, *, good_trials: int, good_seconds: float) -> None:
+    call.add_argument("family", nargs="*", help="only these (default: all under kmods/)")
+    call.add_argument("--good-trials", type=_positive_int, default=good_trials, metavar="N",
+                      help=f"det trials of each good variant (default: {good_trials})")  # fmt: skip
+    call.add_argument("--good-seconds", type=_positive_float, default=good_seconds, metavar="S",
+                      help=f"smp time of each (default: {good_seconds:.0f})")  # fmt: skip
+    call.add_argument("--bad-trials", type=_positive_int, default=64, metavar="N",
+                      help="give up on a bad variant after so many (default: 64)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
 
 
 def _add_kernel(call: _Parser) -> None:

@@ -6,25 +6,35 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from harness import bundle, kernels, lab, modules, report, scenario, seeds, store
+from harness import (
+    bundle,
+    catalogue,
+    kernels,
+    klogview,
+    lab,
+    modules,
+    report,
+    scenario,
+    seeds,
+    store,
+)
 from harness.deadline import Deadline
 from harness.errors import ExitStatus
 from harness.guest import start_guest
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.qemu import find_qemu
-from harness.report import ProgressLine, Row
-from harness.trial import Trial, TrialResult
+from harness.report import ProgressLine
+from harness.trial import TrialResult
 
 #: A person may stay in a guest's shell for as long as he likes, within reason.
 _SHELL_LIMIT_S = 7 * 24 * 3600.0
@@ -82,11 +92,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, lane
         )
-        trials = _trials(made, subject, plans, _lasting(wanted, arguments.seconds))
+        trials = catalogue.trials(made, subject, plans, wanted, arguments.seconds)
         for trial, result in lab.run_trials(
             trials, arguments.workers, stop=lambda result: _enough(result, arguments)
         ):
-            path = _keep(made, subject, trial, result, arguments.bundles)
+            path = catalogue.keep(made, subject, trial, result, arguments.bundles)
             found = found or bool(result.findings)
             records.append(report.trial_record(result, path))
             if str(arguments.json) != "-":
@@ -101,22 +111,23 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 def stress(arguments: argparse.Namespace) -> ExitStatus:
     """Put every variant of every module family to the test and print the table."""
-    families = modules.all_families()
-    rows: list[Row] = []
-    records = []
-    with _progress() as progress:
-        made = Lab(store.Store.open(), progress)
-        _announce(made, arguments, progress.console)
-        for family in families:
-            for stint in _stints(family, arguments):
-                row, trials = _run_stint(made, family, stint, arguments, progress)
-                rows.append(row)
-                records += trials
-    # A log file has no width of its own, and a folded command cannot be pasted.
-    Console(width=None if sys.stdout.isatty() else 200).print(report.verdict_table(rows))
+    outcomes = _run_catalogue(arguments, Lane.DET)
+    _wide_console().print(report.verdict_table(outcome.row for outcome in outcomes))
     if arguments.json:
-        report.write_json(arguments.json, {"trials": records})
-    return ExitStatus.OK if all(row.agrees for row in rows) else ExitStatus.FINDINGS
+        trials = [record for outcome in outcomes for record in outcome.records]
+        report.write_json(arguments.json, {"trials": trials})
+    agrees = all(outcome.row.agrees for outcome in outcomes)
+    return ExitStatus.OK if agrees else ExitStatus.FINDINGS
+
+
+def show_catalogue(arguments: argparse.Namespace) -> ExitStatus:
+    """Run every variant until it is caught and print the detection matrix."""
+    outcomes = _run_catalogue(arguments, Lane(arguments.lane))
+    _wide_console().print(report.detection_table(outcome.row for outcome in outcomes))
+    if arguments.json:
+        report.write_json(arguments.json, catalogue.document(outcomes))
+    agrees = all(outcome.row.agrees for outcome in outcomes)
+    return ExitStatus.OK if agrees else ExitStatus.FINDINGS
 
 
 def replay(arguments: argparse.Namespace) -> ExitStatus:
@@ -163,8 +174,8 @@ def shell(arguments: argparse.Namespace) -> ExitStatus:
         if module is not None:
             deadline = Deadline.after(_SHELL_LIMIT_S)
             guest.run("mkdir -p /payload", deadline=deadline)
-            for path, entry in module.payload():
-                guest.put(entry.content, f"/{path}", deadline=deadline)
+            for one in module.everything:
+                guest.put(one.stripped.read_bytes(), one.path, deadline=deadline)
         if arguments.command:
             command = " ".join(arguments.command)
             done = guest.run(command, deadline=Deadline.after(_SHELL_LIMIT_S), check=False)
@@ -177,107 +188,58 @@ def shell(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.OK
 
 
-@dataclass(frozen=True, slots=True)
-class _Stint:
-    """One line of the verdict table before it was run."""
-
-    variant: str
-    lane: Lane
-    seeds: range
-    seconds: float | None
-    expect: tuple[str, ...]
-
-
-def _stints(family: modules.Family, arguments: argparse.Namespace) -> Iterator[_Stint]:
-    for name, variant in family.variants.items():
-        if name == modules.GOOD:
-            yield _Stint(name, Lane.DET, range(arguments.good_trials), None, ())
-            yield _Stint(name, Lane.SMP, range(1), arguments.good_seconds, ())
-        else:
-            lane = Lane(variant.lane)
-            # Seed 0 looks for leaks, which takes longer than all that follow together.
-            first = 0 if any("leak" in promise for promise in variant.expect) else 1
-            tries = range(first, first + arguments.bad_trials)
-            yield _Stint(name, lane, tries, None, variant.expect)
+def klog(arguments: argparse.Namespace) -> ExitStatus:
+    """Find the reports in kernel logs; needs no guest."""
+    symbols = klogview.load_symbols(arguments.vmlinux, arguments.modules)
+    names = tuple(dict.fromkeys(arguments.files)) or (klogview.STDIN,)
+    views = [klogview.view(name, klogview.read_log(name), symbols) for name in names]
+    for remark in dict.fromkeys(remark for shown in views for remark in shown.remarks):
+        print(f"harness: {remark}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(klogview.to_json(views), indent=1))
+    else:
+        text = "\n".join(klogview.to_text(shown) for shown in views)
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    return ExitStatus.FINDINGS if any(shown.reports for shown in views) else ExitStatus.OK
 
 
-def _run_stint(
-    made: Lab,
-    family: modules.Family,
-    stint: _Stint,
-    arguments: argparse.Namespace,
-    progress: ProgressLine,
-) -> tuple[Row, list[dict[str, object]]]:
-    subject = made.subject(
-        str(family.folder), stint.variant, arguments.kernel, arguments.profile, stint.lane
+def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.Outcome]:
+    families = (
+        tuple(modules.find_family(name) for name in arguments.family)
+        if arguments.family
+        else modules.all_families()
     )
-    plans = lab.family_scenarios(family, stint.variant)
-
-    def settles(result: TrialResult) -> bool:
-        if stint.expect:
-            return report.promised_finding(result.findings, stint.expect) is not None
-        return bool(result.findings)
-
-    records: list[dict[str, object]] = []
-    caught: tuple[int, str, Path] | None = None
-    trials = _trials(made, subject, plans, _lasting(stint.seeds, stint.seconds))
-    label = f"{family.name} {stint.variant}, {stint.lane.value} lane"
-    for trial, result in lab.run_trials(trials, arguments.workers, stop=settles):
-        path = _keep(made, subject, trial, result, arguments.bundles)
-        records.append(report.trial_record(result, path))
-        share = None if stint.seconds else len(records) / len(stint.seeds)
-        progress(f"{label} ({len(records)} trials)", share)
-        if settles(result) and path is not None and (caught is None or trial.spec.seed < caught[0]):
-            promised = report.promised_finding(result.findings, stint.expect)
-            caught = (trial.spec.seed, (promised or result.findings[0]).title, path)
-    row = Row(
-        module=family.name,
-        variant=stint.variant,
-        lane=stint.lane.value,
-        trials=len(records),
-        caught_after=None if caught is None else caught[0] - stint.seeds.start + 1,
-        title=None if caught is None else caught[1],
-        promised=stint.expect[0] if stint.expect else None,
-        bundle=None if caught is None else caught[2],
+    limits = catalogue.Limits(
+        good_trials=arguments.good_trials,
+        good_seconds=arguments.good_seconds,
+        bad_trials=arguments.bad_trials,
     )
-    return row, records
+    with _progress() as progress:
+        made = Lab(store.Store.open(), progress)
+        _announce(made, arguments, progress.console)
+        return [
+            catalogue.run_stint(
+                made,
+                stint,
+                kernel=arguments.kernel,
+                profile=arguments.profile,
+                workers=arguments.workers,
+                bundles=arguments.bundles,
+                progress=progress,
+            )
+            for family in families
+            for stint in catalogue.stints(family, limits, lane)
+        ]
 
 
-def _trials(
-    made: Lab,
-    subject: lab.Subject,
-    plans: tuple[scenario.Scenario, ...],
-    numbers: Iterator[int],
-) -> Iterator[Trial]:
-    """Yield one trial a seed; the scenarios take turns."""
-    for seed in numbers:
-        yield made.trial(subject, plans[seed % len(plans)], seed)
-
-
-def _lasting(wanted: range, seconds: float | None) -> Iterator[int]:
-    """Yield the seeds of a range, and further ones until a time is over."""
-    yield from wanted
-    if seconds is not None:
-        deadline = Deadline.after(seconds)
-        for seed in itertools.count(wanted.stop):
-            if deadline.expired:
-                return
-            yield seed
+def _wide_console() -> Console:
+    """A log file has no width of its own, and a folded command cannot be pasted."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _enough(result: TrialResult, arguments: argparse.Namespace) -> bool:
     return bool(arguments.until_finding and result.findings)
-
-
-def _keep(
-    made: Lab, subject: lab.Subject, trial: Trial, result: TrialResult, folder: Path
-) -> Path | None:
-    """Write the bundle of a failing trial; a passing one leaves nothing."""
-    if not result.findings:
-        return None
-    kernel = made.kernel(subject.kernel, subject.profile)
-    text = lab.decoded(result, kernel)
-    return bundle.write_bundle(folder.absolute(), trial, result, subject.archive, text)
 
 
 def _announce(made: Lab, arguments: argparse.Namespace, console: Console) -> None:

@@ -60,6 +60,11 @@ class Elf:
     #: Functions of each executable section, by value.
     by_section: dict[int, tuple[Symbol, ...]] = field(repr=False)
 
+    @property
+    def has_debug_information(self) -> bool:
+        """Whether it holds DWARF, plain or compressed."""
+        return any(section.name in (".debug_info", ".zdebug_info") for section in self.sections)
+
     def find(self, section: int, value: int) -> Symbol | None:
         """The function that holds ``value``, or None."""
         symbols = self.by_section.get(section, ())

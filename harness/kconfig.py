@@ -17,6 +17,11 @@ _ASSIGNMENT = re.compile(r"^(CONFIG_\w+)=(.+)$")
 _UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
 
 
+#: Options that are named when some were dropped; what they depend on is looked up in
+#: the whole source tree.
+_SHOWN = 8
+
+
 def parse(text: str) -> dict[str, str]:
     """Return option → value of a fragment or a ``.config``; unset ones are ``n``."""
     options: dict[str, str] = {}
@@ -55,15 +60,17 @@ def require(wanted: Mapping[str, str], config: Mapping[str, str], source: Path) 
     gone = missing(wanted, config)
     if not gone:
         return
+    shown = gone[:_SHOWN]
     explained = "\n".join(
         f"{option}={wanted[option]} (is {config.get(option, 'n')}): {depends_on(option, source)}"
-        for option in gone
+        for option in shown
     )
     raise KernelBuildError(
         f"kernel configuration: {len(gone)} of {len(wanted)} options did not survive "
-        f"olddefconfig: {', '.join(gone)}",
+        f"olddefconfig: {', '.join(shown)}{', ...' if len(gone) > len(shown) else ''}",
         evidence=explained,
-        hint="an option that a series does not have belongs into that series' own fragment",
+        hint="an option that a series does not have and can do without is named under "
+        "`lacks` in its file in images/kernels",
     )
 
 

@@ -138,6 +138,8 @@ def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> R
         kconfig.parse((images / "fragments" / f"{fragment}.config").read_text())
         for fragment in settings["fragments"]
     )
+    for option in kernel.get("lacks", ()):
+        options.pop(option, None)
     return Recipe(
         name=name,
         profile=profile,

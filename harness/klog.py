@@ -13,6 +13,7 @@ hold a marker and on those of the reports; so a long harmless log costs next to 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +21,28 @@ from dataclasses import dataclass
 from harness.klogextent import Extent, Header, find_headers, gather
 from harness.klogframes import (
     Frame,
+    Stack,
     collect_stacks,
     first_pc,
+    interrupted_stacks,
     own_stacks,
     parse_frame,
     strip_suffix,
 )
-from harness.klognames import ROOT, blocked, guilty, leftover, operation, simplify
+from harness.klognames import (
+    ROOT,
+    blocked,
+    canonical,
+    guilty,
+    is_asleep,
+    leftover,
+    operation,
+    simplify,
+)
 from harness.klogrules import Rule, Where
 
+#: Signature of the line by which kmemleak says that it found something, not what.
+LEAK_COUNT = "kmemleak: new suspected memory leaks"
 # The first lines of a report, which say who reported.
 _HEAD_LINES = 12
 
@@ -94,20 +108,26 @@ def _lock_frames(extent: Extent) -> list[Frame]:
     return frames
 
 
+def _find_operation(extent: Extent, stacks: list[Stack], rule: Rule) -> Frame | None:
+    """The operation that does not get on."""
+    pc = first_pc(extent.lines)
+    tries = interrupted_stacks(extent.lines) if rule.where is Where.TICK else []
+    # The stack of a thread that waits for the stalled one says nothing of it.
+    running = [stack for stack in stacks if not is_asleep(stack.frames)] or stacks
+    tries += [[pc, *s.frames] if pc and s is stacks[0] else s.frames for s in running]
+    found = (operation(frames, *rule.skip) for frames in tries)
+    rest = (operation(frames, *rule.skip, leftovers=True) for frames in tries)
+    return next(filter(None, itertools.chain(found, rest)), None)
+
+
 def _find_frame(header: Header, extent: Extent) -> Frame | None:
     """The frame to blame, from where the rule says it stands."""
     rule = header.rule
     where = rule.where
     stacks = collect_stacks(extent.lines)
     if where in (Where.STALL, Where.TICK):
-        pc = first_pc(extent.lines)
-        for stack in stacks:
-            frames = [pc, *stack.frames] if pc is not None and stack is stacks[0] else stack.frames
-            frame = operation(frames, interrupted=where is Where.TICK)
-            if frame is not None:
-                return frame
-        return next(filter(None, (operation(s.frames, leftovers=True) for s in stacks)), None)
-    announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP)
+        return _find_operation(extent, stacks, rule)
+    announced = where in (Where.HEAD, Where.PC, Where.TRACE, Where.SLEEP, Where.LOCK)
     every = [stack for stack in stacks if stack.announced]
     stacks = own_stacks(stacks, announced=announced)
     if where is Where.SLEEP:
@@ -121,8 +141,8 @@ def _find_frame(header: Header, extent: Extent) -> Frame | None:
         pc = first_pc(extent.lines)
         candidates = [pc] if pc is not None else []
         bad_pc = pc is not None and pc.func is None
-    elif where is Where.LOCK:
-        candidates = _lock_frames(extent)
+    elif where in (Where.LOCK, Where.LOCKS):
+        candidates = _lock_frames(extent)[: 1 if where is Where.LOCK else 2]
     for frames in (candidates, *(stack.frames for stack in stacks)):
         frame = guilty(frames, *rule.skip)
         if frame is not None:
@@ -136,7 +156,7 @@ _CPU_LINE = re.compile(
     r"CPU: (?P<cpu>\d{1,5}) (?:UID: \d+ )?PID: (?P<pid>\d+) Comm: "
     r"(?P<task>.{1,40}?)(?: Not tainted| Tainted|$)"
 )
-_WARN_LINE = re.compile(r"CPU(?:: |#)(?P<cpu>\d{1,5})(?: PID: \d+ at|: (?P<task>[^/]{1,40})/\d+)?")
+_WARN_LINE = re.compile(r"CPU(?:: |#)(?P<cpu>\d{1,5})(?: PID: \d+ at|: (?P<task>.{1,40})/\d+$)?")
 # The task that a report is about, which need not be the one that prints it.
 _TASK_LINES = (
     re.compile(r"INFO: task (?P<task>.{1,40}):(?P<pid>\d+) (?:blocked|can't die)"),
@@ -148,12 +168,19 @@ _TASK_LINES = (
 )
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
 _ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
-_NUMBER = re.compile(r"(?<![A-Za-z_\d.-])\d{2,}(?![A-Za-z_\d])|(?<==)\d+")
+_IPV6 = re.compile(
+    r"(?<![\w:./])(?:(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?::"
+    r"(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?)(?![\w:])"
+)
+_LINE = re.compile(r"(?<=\.[chS]):\d+")
+_NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.]*\w)")
 
 
 def _plain(text: str) -> str:
     """Free text of a header without what differs from run to run."""
-    return _NUMBER.sub("NUM", _ADDR.sub("ADDR", _OFFSET.sub("", text))).strip()
+    text = _IPV6.sub("IPV6ADDR", _OFFSET.sub("", text))
+    text = _LINE.sub(":LINE", _ADDR.sub("ADDR", text))
+    return _NUMBER.sub("NUM", text).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +217,8 @@ def _who(header: Header, extent: Extent) -> _Who:
 def _type(rule: Rule, fields: dict[str, str]) -> str:
     """KASAN and its like have a type per kind of access."""
     bug, access = fields.get("bug", ""), fields.get("access", "")
+    if rule.type == "KCSAN":
+        return "KCSAN-ASSERT" if bug.startswith("assert") else "KCSAN-DATARACE"
     if rule.type not in ("KASAN", "KFENCE", "KMSAN"):
         return rule.type
     if "use-after-free" in bug:
@@ -232,12 +261,19 @@ def _fields(header: Header, extent: Extent) -> tuple[dict[str, str], str]:
 _SEPARATOR = re.compile(r"^\s*(?:[-=*]{6,}.*|-+\[ cut here.*)?$")
 
 
+# Printed together with "FAULT_INJECTION: forcing a failure", which is no report.
+_INJECTED = re.compile(r"should_fail(?:slab|_alloc_page)?(?:_ex)?$")
+
+
 def _torn(log: bytes, header: Header, extent: Extent) -> str:
     """Why the report's stack is not all there, else empty."""
     if header.rule.where is Where.NONE or header.rule.stackless:
         return ""
     if not (extent.has_frames or (extent.has_leftovers and header.rule.where is Where.PC)):
         return "no stack"
+    first = own_stacks(collect_stacks(extent.lines), announced=True)[:1]
+    if any(f.reliable and _INJECTED.match(f.func or "") for stack in first for f in stack.frames):
+        return "the stack of an injected fault is mixed into it"
     at_end = extent.end == len(log) and log[-1:] != b"\n"
     if extent.cut_at is None and not at_end:
         return ""
@@ -276,7 +312,9 @@ def _build(log: bytes, header: Header, extent: Extent) -> Report:
     if reason and extent.cut_at is not None:
         reason += f"; cut off by another report at byte {extent.cut_at}"
     names: tuple[str, ...] = ()
+    lasting = dict(fields)
     if "frame" in fields:
+        lasting["frame"] = canonical(fields["frame"])
         fields["frame"], names = simplify(fields["frame"])
     title = _format(rule.title, fields)
     alt = [_format(form, fields) for form in rule.alt]
@@ -293,7 +331,7 @@ def _build(log: bytes, header: Header, extent: Extent) -> Report:
         reason=reason,
         start=header.line.start,
         end=extent.end,
-        signature=_signature(_format(rule.sig or rule.title, fields)),
+        signature=_signature(_format(rule.sig or rule.title, lasting)),
     )
 
 

@@ -213,6 +213,46 @@ def first_pc(lines: Sequence[tuple[Line, tuple[Frame, ...]]]) -> Frame | None:
     return None
 
 
+# Where the tick, or an NMI, entered on top of what it interrupted; and the same elsewhere.
+_TICK = re.compile("apic_timer_interrupt")
+_TICK_ELSEWHERE = re.compile("apic_timer_interrupt|Exception stack|el1h_64_irq")
+
+
+def interrupted_stacks(lines: Sequence[tuple[Line, tuple[Frame, ...]]]) -> list[list[Frame]]:
+    """What the timer interrupt interrupted: the program counter and the frames behind it.
+
+    Second, for architectures that print no registers there, the frames alone.
+    """
+    found = [_behind(lines, _TICK, registers=True), _behind(lines, _TICK_ELSEWHERE)]
+    return [frames for frames in found if frames]
+
+
+def _behind(
+    lines: Sequence[tuple[Line, tuple[Frame, ...]]],
+    entry: re.Pattern[str],
+    *,
+    registers: bool = False,
+) -> list[Frame]:
+    rest = iter(lines)
+    for line, frames in rest:
+        if entry.search(line.text) and (not frames or any(frame.reliable for frame in frames)):
+            break
+    found: list[Frame] = []
+    if registers:
+        for line, _ in rest:
+            if _PC.match(line.text):
+                pc = parse_pc(line.text)
+                found += [pc] if pc is not None and pc.func else []
+                break
+        else:
+            return []
+    for line, frames in rest:
+        if is_trace_start(line.text):
+            break
+        found.extend(frames)
+    return found
+
+
 def own_stacks(stacks: Sequence[Stack], *, announced: bool) -> list[Stack]:
     """The stacks that can be used, in the order in which they speak for the report.
 

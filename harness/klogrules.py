@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from harness.klogframes import FUNC
-from harness.klognames import GENERIC, SLEEP, TIMERS, names
+from harness.klognames import GENERIC, names
 
 
 class Where(enum.Enum):
@@ -32,8 +32,10 @@ class Where(enum.Enum):
     TRACE = enum.auto()
     #: The first stack, announced or not.
     FIRST = enum.auto()
-    #: The lock that a lockdep report names first ("at: func+0x1/0x2"), else as FIRST.
+    #: Where the first lock of a lockdep report is taken ("at: func+0x1/0x2"), else as TRACE.
     LOCK = enum.auto()
+    #: As LOCK, then the second lock, else as FIRST.
+    LOCKS = enum.auto()
     #: The operation that does not get on: what the innermost dispatcher called.
     STALL = enum.auto()
     #: As STALL, where the detector ran in an interrupt on top of the stalled stack.
@@ -96,8 +98,8 @@ _OVERFLOW = ("stack-overflow in {frame}",)
 
 # Where an oops begins; a later line of the same oops is no new report.
 _FAULTS = _ids(
-    "fault-null fault-paging arm-fault bug bug-list bug-usercopy rust-panic guard-page "
-    "stack-overflow unhandled-fault alignment-trap internal-bug internal gpf divide trap "
+    "fault-null fault-paging bug bug-list bug-usercopy rust-panic guard-page "
+    "stack-overflow unhandled-fault alignment-trap internal gpf divide trap "
     "double-fault list"
 )
 # Panics that are the consequence of a report that stands before them, or was lost.
@@ -109,20 +111,47 @@ _AFTER = (
 _LOCKS = r"(?P<kind>BUG|WARNING|INFO): "
 _OOPS_CODE = r"(?:0000|[0-9a-f]{4}) \[#\d"
 
+# ---- what reports of one kind pass over beyond GENERIC, because every such stack has it ----
 # Who allocated is of no interest, but for whom.
 _LEAK = names(
-    r"\w*alloc\w* idr_get_\w+ \w*asprintf\w* pcpu_create_\w+ create_object list_lru_init\w*"
-    r" \w*str\w*dup\w* \w*memdup\w*"
+    "~kmemleak ~mmap ~kmem ~slab ~alloc ~create_object ~idr_get ~list_lru_init ~asprintf "
+    "~pcpu_create ~strn?dup ~memdup"
 )
-_RCU = names(r"\w*rcu\w*")
+# A bad page was allocated by the same few functions always.
+_PAGE = names(
+    "~(?:free|put|get|update|release)_page ~free_unref _*folio.* ~truncate_inode_pages "
+    "~page_frag_free ~alloc ~vmap ~page_owner"
+)
+_PTE = names("~print_bad_ ~vm_normal_")
+_FREE_SKIP = names("~slab_ ~kfree ~vunmap ~vfree")
+# The exception by which the processor reports a bad tag.
+_TAGS = names("~kernel_fault ~tag_check ~mem_abort el1h?_.*")
+# Code that works on whatever bytes it is given; the bytes are somebody else's.
+_BYTES = names(
+    "~alloc_skb netlink_ack.* ~netlink_rcv_skb ~_encrypt$ (?:crypto|cipher|drbg|rng)_.* "
+    "~usb_start_wait_urb ~usb_(?:bulk|interrupt)_msg"
+)
+_URBS = names("~usb_submit_urb ~usb_start_wait_urb ~usb_(?:bulk|interrupt|control)_msg ~alloc_skb")
+_UBSAN = names("~ubsan ~overflow")
+# Wrappers check what they are given with BUG_ON(): it was the caller's.
+_SKB = names("skb_.*")
+_SPINS = names("~spin_ ~_lock ~_unlock")
+_RCU = names("~rcu ~kmem ~slab")
+_KEYS = names("~stack ~lock ~IRQ")
+# Every work item is a lock to lockdep, taken by the code that runs them.
+_WORK = names("~process_one_work ~(?:flush|drain|destroy)_workqueue")
+_SOCKS = names("~lock_sock ~release_sock")
+_SCHED = names("~schedule ~retint_kernel")
+# The tick that found the stall, and what it looked at.
+_TICK = names("~apic_timer_interrupt ~rcu")
 # The kernel itself names the caller of the function that must not be preempted.
-_PREEMPT = names(
-    r"_{0,2}dump_stack\w* \w*preempt\w* debug_smp_\w+ show_stack\w* dump_backtrace\w*"
-    r" walk_stackframe"
-)
-_SCHED = names(r"\w*schedule\w* \w*lock_sock\w*")
-# A fault that no handler knows is a matter of where it happened, helper or not.
-_COVERAGE = names(r"__sanitizer_\w+ trace_\w+")
+_PREEMPT = names("~preempt ~debug_ ~processor_id ~this_cpu")
+_USERCOPY = names("~usercopy ~__check")
+_ODEBUG = names("~debug_ ~rcu ~timer_ ~work_ ~percpu_ ~vunmap ~vfree ~__free_ ~kobject_")
+_REFCOUNT = names("~refcount ~kobject_")
+_PROC = names("~proc_")
+_KMALLOC = names("~kmalloc ~krealloc ~slab ~kmem")
+_PROTECTOR = names("~stack_chk")
 _RUST = names(r"rust_\w+")
 
 _SPIN = (
@@ -145,7 +174,8 @@ _HARD_LOCKUP = (
     r"Watchdog CPU:\d+ Hard LOCKUP"
 )
 _SLAB = r"(?:^|\W)BUG (?P<cache>[\w:-]\S{0,63}) \((?:Not t|T)ainted.{0,60}\): "
-_WARN = r"WARNING: (?:CPU: \d+ PID: \d+ )?(?:at )?"
+# "[condition]" came with 6.19, before the file.
+_WARN = r"WARNING: (?:\[.{1,200}\] )?(?:CPU: \d+ PID: \d+ )?(?:at )?"
 _KASAN_ACCESS = _re(r"(?:^|\W)(?P<access>Read|Write) (?:of size \d|at addr)")
 
 
@@ -161,13 +191,17 @@ RULES: tuple[Rule, ...] = (
     # ---- sanitizers ---------------------------------------------------------------------------
     Rule("kasan-free", "KASAN-INVALID-FREE", "BUG: KASAN: ",
          _re(rf"BUG: KASAN: (?:double-free|invalid-free|double-free or invalid-free) in {FUNC}"),
-         "KASAN: invalid-free in {frame}", Where.HEAD, _FREE, sig="invalid-free in {frame}"),
+         "KASAN: invalid-free in {frame}", Where.HEAD, _FREE, skip=(GENERIC, _FREE_SKIP),
+         sig="invalid-free in {frame}"),
     Rule("kasan", "KASAN", "BUG: KASAN: ",
          _re(rf"BUG: KASAN: (?P<bug>[a-z-]+(?: [a-z-]+)?) in {FUNC}"),
-         "KASAN: {bug} {access} in {frame}", Where.HEAD, _ACCESS, more=(_KASAN_ACCESS,)),
+         "KASAN: {bug} {access} in {frame}", Where.HEAD, _ACCESS, more=(_KASAN_ACCESS,),
+         skip=(GENERIC, _TAGS)),
     Rule("kasan-unnamed", "KASAN", "BUG: KASAN: ",
          _re(r"BUG: KASAN: (?P<bug>[a-z-]+)(?: (?:on|at|in)\b|$)"),
-         "KASAN: {bug} {access} in {frame}", Where.TRACE, _ACCESS, more=(_KASAN_ACCESS,)),
+         "KASAN: {bug} {access}", Where.TRACE,
+         ("KASAN: {bug} {access} in {frame}", *_ACCESS), more=(_KASAN_ACCESS,),
+         sig="KASAN: {bug} {access} in {frame}"),
     Rule("kfence-free", "KFENCE-INVALID-FREE", "BUG: KFENCE: ",
          _re(rf"BUG: KFENCE: invalid free in {FUNC}"),
          "KFENCE: invalid free in {frame}", Where.HEAD_FIRST, _FREE, sig="invalid-free in {frame}"),
@@ -177,25 +211,19 @@ RULES: tuple[Rule, ...] = (
     Rule("kfence", "KFENCE", "BUG: KFENCE: ",
          _re(rf"BUG: KFENCE: (?P<bug>[a-z-]+) (?P<access>read|write) in {FUNC}"),
          "KFENCE: {bug} {access} in {frame}", Where.HEAD_FIRST, _ACCESS),
-    Rule("kcsan-assert", "KCSAN-ASSERT", "BUG: KCSAN: ",
-         _re(rf"BUG: KCSAN: assert: race in {FUNC}"),
-         "KCSAN: assert: race in {frame}", Where.HEAD_FIRST),
-    Rule("kcsan-pair", "KCSAN-DATARACE", "BUG: KCSAN: ",
-         _re(r"BUG: KCSAN: (?P<bug>[a-z-]+) in (?P<func>[\w.]+) / (?P<func2>[\w.]+)"),
-         "KCSAN: {bug} in {func} / {func2}", Where.HEAD_FIRST),
-    Rule("kcsan", "KCSAN-DATARACE", "BUG: KCSAN: ",
-         _re(rf"BUG: KCSAN: (?P<bug>[a-z-]+) in {FUNC}"),
-         "KCSAN: {bug} in {frame}", Where.HEAD_FIRST),
+    Rule("kcsan", "KCSAN", "BUG: KCSAN: ",
+         _re(r"BUG: KCSAN: (?P<what>(?P<bug>[a-z-]+(?:: race)?) in (?P<func>[\w.]+).{0,120})"),
+         "KCSAN: {what}", Where.HEAD_FIRST),
     Rule("kmsan", "KMSAN", "BUG: KMSAN: ",
          _re(rf"BUG: KMSAN: (?P<bug>[a-z-]+) in {FUNC}"),
-         "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, _ACCESS),
+         "KMSAN: {bug} in {frame}", Where.HEAD_FIRST, _ACCESS, skip=(GENERIC, _BYTES)),
     Rule("ubsan-old", "UBSAN", "UBSAN: ", _re(r"UBSAN: Undefined behaviour in "),
-         "UBSAN: undefined-behaviour in {frame}", Where.TRACE),
+         "UBSAN: undefined-behaviour in {frame}", Where.TRACE, skip=(GENERIC, _UBSAN)),
     Rule("ubsan-bounds", "MEMORY_SAFETY_UBSAN", "UBSAN: ",
          _re(r"UBSAN: (?P<bug>array-index-out-of-bounds) in "),
-         "UBSAN: {bug} in {frame}", Where.TRACE, _ACCESS),
+         "UBSAN: {bug} in {frame}", Where.TRACE, _ACCESS, skip=(GENERIC, _UBSAN)),
     Rule("ubsan", "UBSAN", "UBSAN: ", _re(r"UBSAN: (?P<bug>[a-z-]+) in "),
-         "UBSAN: {bug} in {frame}", Where.TRACE),
+         "UBSAN: {bug} in {frame}", Where.TRACE, skip=(GENERIC, _UBSAN)),
     # ---- page faults and other exceptions -----------------------------------------------------
     Rule("fault-null", "NULL-POINTER-DEREFERENCE", "NULL pointer dereference",
          _re(r"(?:BUG: (?:unable to handle )?[kK]ernel|nable to handle kernel) NULL pointer deref"),
@@ -204,18 +232,11 @@ RULES: tuple[Rule, ...] = (
     Rule("fault-paging", "MEMORY_SAFETY_BUG", "nable to handle ", _re(_PAGE_FAULT),
          "BUG: unable to handle kernel paging request in {frame}", Where.PC, _ACCESS,
          sig="page-fault in {frame}"),
-    Rule("arm-fault", "MEMORY_SAFETY_BUG", "Internal error: Oops",
-         _re(r"Internal error: Oops: [0-9a-f]+ \[#\d"),
-         "BUG: unable to handle kernel paging request in {frame}", Where.PC, _ACCESS,
-         part_of=_FAULTS, sig="page-fault in {frame}"),
     Rule("unhandled-fault", "DoS", "Unhandled ", _re(r"Unhandled (?:prefetch abort|fault): "),
-         "Unhandled fault in {frame}", Where.PC, _ACCESS, skip=(_COVERAGE,),
+         "Unhandled fault in {frame}", Where.PC, _ACCESS,
          part_of=_ids("alignment-trap")),
     Rule("alignment-trap", "DoS", "Alignment trap: ", _re(r"Alignment trap: "),
          "Alignment trap in {frame}", Where.PC),
-    Rule("internal-bug", "BUG", "Internal error: Oops - BUG",
-         _re(r"Internal error: Oops - BUG: "),
-         "kernel BUG in {frame}", Where.PC, part_of=_FAULTS),
     Rule("internal", "DoS", "Internal error: ", _re(r"Internal error: "),
          "Internal error in {frame}", Where.PC, _ACCESS, part_of=_FAULTS),
     Rule("double-fault", "DoS", "double fault",
@@ -244,9 +265,9 @@ RULES: tuple[Rule, ...] = (
          "BUG: corrupted list in {frame}", Where.PC, _ACCESS, part_of=_ids("list")),
     Rule("bug-usercopy", "BUG", "ernel BUG at ",
          _re(r"[kK]ernel BUG at \S{0,100}mm/usercopy\.c:\d"),
-         "BUG: bad usercopy in {frame}", Where.PC),
+         "BUG: bad usercopy in {frame}", Where.TRACE, skip=(GENERIC, _USERCOPY)),
     Rule("bug", "BUG", "ernel BUG at ", _re(r"[kK]ernel BUG at "),
-         "kernel BUG in {frame}", Where.PC, part_of=_ids("rust-panic list")),
+         "kernel BUG in {frame}", Where.PC, skip=(GENERIC, _SKB), part_of=_ids("rust-panic list")),
     Rule("list", "MEMORY_SAFETY_BUG", "list_",
          _re(r"(?:^|\W)list_(?:add|del) (?:corruption|double add)"),
          "BUG: corrupted list in {frame}", Where.PC, _ACCESS),
@@ -255,36 +276,44 @@ RULES: tuple[Rule, ...] = (
          "{what} in {frame}", Where.TRACE, skip=(GENERIC, _RUST),
          more=(_re(r"^(?P<what>(?!rust_kernel|-{3}|kernel BUG|Oops|CPU:)[A-Za-z`\"].{3,100})$"),)),
     # ---- locks --------------------------------------------------------------------------------
-    Rule("spinlock", "LOCKDEP", "BUG: ", _re(_SPIN), "BUG: {what} in {frame}", Where.TRACE),
+    Rule("spinlock", "LOCKDEP", "BUG: ", _re(_SPIN), "BUG: {what} in {frame}", Where.TRACE,
+         skip=(GENERIC, _SPINS)),
+    Rule("deadlock-circular", "LOCKDEP", "possible circular",
+         _re(r"WARNING: possible circular locking dependency detected"),
+         "possible deadlock in {frame}", Where.LOCKS, skip=(GENERIC, _WORK)),
     Rule("deadlock", "LOCKDEP", "possible ",
          _re(r": possible (?:circular locking|recursive locking|irq lock inversion)"
              r"(?: dependency)? detected"),
-         "possible deadlock in {frame}", Where.LOCK),
+         "possible deadlock in {frame}", Where.LOCK, skip=()),
     Rule("deadlock-irq", "LOCKDEP", "lock order detected",
          _re(r": [A-Z_]+-(?:READ-)?safe -> [A-Z_]+-(?:READ-)?unsafe lock order detected"),
          "possible deadlock in {frame}", Where.FIRST),
     Rule("lock-state", "LOCKDEP", "nconsistent lock state",
-         _re(r"(?:WARNING|INFO): inconsistent lock state"),
-         "inconsistent lock state in {frame}", Where.LOCK),
+         _re(r"WARNING: inconsistent lock state"),
+         "inconsistent lock state in {frame}", Where.TRACE),
+    Rule("lock-state-old", "LOCKDEP", "nconsistent lock state",
+         _re(r"INFO: inconsistent lock state"),
+         "inconsistent lock state in {frame}", Where.LOCK, skip=()),
     Rule("lock-wait", "LOCKDEP", "nvalid wait context",
          _re(r"(?:BUG|WARNING): Invalid wait context"),
-         "WARNING: locking bug in {frame}", Where.TRACE),
+         "WARNING: locking bug in {frame}", Where.TRACE, skip=(GENERIC, _SOCKS)),
     Rule("lock-unbalance", "LOCKDEP", "unlock balance",
          _re(_LOCKS + r"bad (?:contention )?unlock balance detected"),
          "{kind}: bad unlock balance in {frame}", Where.LOCK, sig="bad unlock balance in {frame}"),
     Rule("lock-freed", "LOCKDEP", "held lock freed", _re(_LOCKS + r"held lock freed"),
-         "{kind}: held lock freed in {frame}", Where.LOCK, sig="held lock freed in {frame}"),
+         "{kind}: held lock freed in {frame}", Where.LOCK, skip=(),
+         sig="held lock freed in {frame}"),
     Rule("lock-user", "OTHER", "lock held when returning",
          _re(_LOCKS + r"lock held when returning to user space"),
          "{kind}: lock held when returning to user space in {frame}", Where.LOCK,
-         stackless=True, sig="lock held when returning to user space in {frame}"),
+         skip=(), stackless=True, sig="lock held when returning to user space in {frame}"),
     Rule("lock-held", "LOCKDEP", "still has locks held",
          _re(_LOCKS + r".{1,40} still has locks held"),
-         "{kind}: still has locks held in {frame}", Where.LOCK,
+         "{kind}: still has locks held in {frame}", Where.LOCK, skip=(),
          sig="still has locks held in {frame}"),
     Rule("lock-nested", "LOCKDEP", "ested lock was not taken",
          _re(_LOCKS + r"Nested lock was not taken"),
-         "{kind}: nested lock was not taken in {frame}", Where.LOCK,
+         "{kind}: nested lock was not taken in {frame}", Where.TRACE,
          sig="nested lock was not taken in {frame}"),
     Rule("rcu-usage", "LOCKDEP", "uspicious ",
          _re(_LOCKS + r"[sS]uspicious (?:RCU usage|rcu_dereference_\w+\(\) usage)"),
@@ -292,18 +321,18 @@ RULES: tuple[Rule, ...] = (
          sig="suspicious RCU usage in {frame}"),
     Rule("lock-key", "OTHER", "INFO: trying to register",
          _re(r"INFO: trying to register non-static key"),
-         "INFO: trying to register non-static key in {frame}", Where.TRACE, skip=(GENERIC, TIMERS)),
+         "INFO: trying to register non-static key in {frame}", Where.TRACE, skip=(GENERIC, _KEYS)),
     # ---- atomicity ----------------------------------------------------------------------------
     Rule("atomic-sleep", "ATOMIC_SLEEP", "BUG: sleeping function",
          _re(r"BUG: sleeping function called from invalid context"),
-         "BUG: sleeping function called from invalid context in {frame}", Where.TRACE,
-         skip=(GENERIC, _SCHED)),
+         "BUG: sleeping function called from invalid context in {frame}", Where.TRACE),
     Rule("atomic-schedule", "ATOMIC_SLEEP", "BUG: scheduling while",
          _re(r"BUG: scheduling while atomic"),
-         "BUG: scheduling while atomic in {frame}", Where.TRACE, skip=(GENERIC, SLEEP)),
+         "BUG: scheduling while atomic in {frame}", Where.TRACE, skip=(GENERIC, _SCHED)),
     Rule("preemptible", "LOCKDEP", "in preemptible",
          _re(r"BUG: using (?P<what>\w+)\(\) in preempt"),
-         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE, skip=(_PREEMPT,)),
+         "BUG: using {what}() in preemptible code in {frame}", Where.TRACE,
+         skip=(GENERIC, _PREEMPT)),
     Rule("work-leak", "OTHER", "BUG: workqueue leaked",
          _re(r"BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)"),
          "BUG: workqueue leaked lock or atomic in {frame}",
@@ -317,13 +346,13 @@ RULES: tuple[Rule, ...] = (
          "BUG: hard lockup in {frame}", Where.STALL, _STALL),
     Rule("rcu-stall", "HANG", "INFO: rcu",
          _re(r"INFO: rcu\w* (?:self-)?detected (?:expedited )?stalls? on (?:CPU|tasks)"),
-         "INFO: rcu detected stall in {frame}", Where.TICK, _STALL),
+         "INFO: rcu detected stall in {frame}", Where.TICK, _STALL, skip=(GENERIC, _TICK)),
     Rule("hung-task", "HANG", "INFO: task ",
          _re(r"INFO: task .{1,64} blocked (?:in I/O wait |on a \w+ )?(?:.{1,40})?for more than \d"),
          "INFO: task hung in {frame}", Where.SLEEP, _HANG),
     Rule("undying-task", "HANG", "INFO: task ",
          _re(r"INFO: task .{1,64} can't die for more than \d"),
-         "INFO: task can't die in {frame}", Where.SLEEP, _HANG),
+         "INFO: task can't die in {frame}", Where.TRACE, _HANG, skip=(GENERIC, _SCHED)),
     # ---- stacks -------------------------------------------------------------------------------
     Rule("guard-page", "OTHER", "stack guard page was hit",
          _re(r"BUG: (?:\S{1,16} )?stack guard page was hit"),
@@ -338,13 +367,16 @@ RULES: tuple[Rule, ...] = (
          _re(r"WARNING: kernel stack (?:frame pointer|regs) at .{1,80} has bad "),
          "WARNING: kernel stack regs has bad value"),
     # ---- memory bookkeeping -------------------------------------------------------------------
+    Rule("page-map", "OTHER", "BUG: Bad page map", _re(r"BUG: Bad page map"), "BUG: Bad page map",
+         Where.TRACE, skip=(GENERIC, _PTE), sig="BUG: Bad page map in {frame}"),
     Rule("page-state", "OTHER", "BUG: Bad page ",
-         _re(r"BUG: Bad page (?P<what>state|map|cache) in process"),
-         "BUG: Bad page {what} in {frame}", Where.FIRST, skip=(GENERIC, _LEAK)),
+         _re(r"BUG: Bad page (?P<what>state|cache) in process"),
+         "BUG: Bad page {what} in {frame}", Where.FIRST, skip=(GENERIC, _PAGE)),
     Rule("rss", "OTHER", "BUG: Bad rss-counter", _re(r"BUG: Bad rss-counter state"),
          "BUG: Bad rss-counter state", alone=True),
-    Rule("pgtables", "OTHER", "BUG: non-zero ", _re(r"BUG: non-zero (?P<what>\w+) on freeing mm"),
-         "BUG: non-zero {what} on freeing mm", alone=True),
+    Rule("pgtables", "OTHER", "BUG: non-zero ",
+         _re(r"BUG: non-zero (?P<what>nr_p(?:md|te)s on freeing mm|\w+ on freeing mm: -?\d+)"),
+         "BUG: non-zero {what}", alone=True),
     Rule("slab-remaining", "DoS", "bjects remaining ",
          _re(_SLAB + r"Objects remaining (?:in \S+ )?on __kmem_cache_shutdown"),
          "BUG: Objects remaining in {cache} on __kmem_cache_shutdown()",
@@ -376,34 +408,37 @@ RULES: tuple[Rule, ...] = (
          "kmemleak: new suspected memory leaks", alone=True, minor=True),
     # ---- WARN() -------------------------------------------------------------------------------
     _warn("refcount", r"lib/refcount\.c", r"\w+", "WARNING: refcount bug in {frame}",
-          "REFCOUNT_WARNING"),
+          "REFCOUNT_WARNING", skip=(GENERIC, _REFCOUNT)),
     Rule("warn-refcount-unnamed", "REFCOUNT_WARNING", "WARNING: ",
          _re(_WARN + r"\S{0,100}lib/refcount\.c:\d+ at 0x"),
-         "WARNING: refcount bug in {frame}", Where.PC),
+         "WARNING: refcount bug in {frame}", Where.PC, skip=(GENERIC, _REFCOUNT)),
     _warn("odebug", r"lib/debugobjects\.c", r"\w+", "WARNING: ODEBUG bug in {frame}",
-          skip=(GENERIC, TIMERS)),
+          skip=(GENERIC, _ODEBUG)),
     _warn("list", r"lib/list_debug\.c", r"\w+", "WARNING: corrupted list in {frame}",
           "MEMORY_SAFETY_BUG", part_of=_ids("list"), sig="BUG: corrupted list in {frame}"),
-    _warn("usercopy", r"mm/usercopy\.c", r"\w+", "WARNING: bad usercopy in {frame}"),
+    _warn("usercopy", r"mm/usercopy\.c", r"\w+", "WARNING: bad usercopy in {frame}",
+          skip=(GENERIC, _USERCOPY)),
     _warn("kobject", r"lib/kobject\.c", r"\w+", "WARNING: kobject bug in {frame}",
           part_of=_ids("sysfs-dup")),
     _warn("proc", r"fs/proc/generic\.c", r"proc_register",
           "WARNING: proc registration bug in {frame}",
-          skip=(GENERIC, names(r"\w*proc_(?:register|create|mkdir|symlink)\w*"))),
-    _warn("lockdep", r"kernel/locking/lockdep\.c", r"\w+",
-          "WARNING: locking bug in {frame}", "LOCKDEP"),
-    _warn("kmalloc", r"mm/(?:slab_common|slab|slub|util)\.c", r"(?:__do_)?k[vz]?m?[ac]lloc\w*",
-          "WARNING: kmalloc bug in {frame}"),
+          skip=(GENERIC, _PROC)),
+    _warn("lockdep", r"kernel/locking/lockdep\.c", r"\w*lock_\w+",
+          "WARNING: locking bug in {frame}", "LOCKDEP", skip=(GENERIC, _SOCKS)),
+    _warn("kmalloc", r"mm/\w+\.c", r"k?v?malloc\w*", "WARNING: kmalloc bug in {frame}",
+          skip=(GENERIC, _KMALLOC)),
     _warn("vmalloc", r"mm/vmalloc\.c", r"__vmalloc_node_range\w*",
           "WARNING: zero-size vmalloc in {frame}"),
     _warn("urb", r"drivers/usb/core/urb\.c", r"usb_submit_urb",
           "WARNING in {frame}/usb_submit_urb",
-          skip=(GENERIC, names("usb_submit_urb"))),
+          skip=(GENERIC, _URBS)),
     _warn("slab-destroy", r"mm/slab_common\.c", r"kmem_cache_destroy", "WARNING in {frame}",
           part_of=_ids("slab-remaining slab-destroy")),
     _warn("slab-duplicate", r"mm/slab_common\.c", r"\w+", "WARNING in {frame}",
           part_of=_ids("slab-duplicate")),
     _warn("dentry", r"fs/dcache\.c", r"umount_check", "WARNING in {frame}", part_of=_ids("dentry")),
+    _warn("file-count", r"fs/open\.c", r"filp_(?:close|flush)", "WARNING in {frame}",
+          part_of=_ids("file-count")),
     _warn("busy", r"fs/super\.c", r"generic_shutdown_super", "WARNING in {frame}",
           part_of=_ids("busy-inodes")),
     Rule("warn", "WARNING", "WARNING: ", _re(rf"{_WARN}\S+:\d+ (?:at )?{FUNC}"),
@@ -434,17 +469,15 @@ RULES: tuple[Rule, ...] = (
          _re(r"unregister_netdevice: waiting for \S+ to become free"),
          "unregister_netdevice: waiting for DEV to become free", alone=True),
     # ---- panic --------------------------------------------------------------------------------
-    Rule("panic-oom", "DoS", "Kernel panic - not",
-         _re(r"Kernel panic - not syncing: (?:Out of memory|System is deadlocked on memory)"),
-         "", unless=_re(".")),
     Rule("panic-protector", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
              r"(?:(?P<func>[\w.]+)\+0x|[0-9a-f]+|[\w.]+)"),
          "kernel panic: stack is corrupted in {frame}", Where.HEAD, part_of=_FAULTS,
-         stackless=True),
+         skip=(GENERIC, _PROTECTOR), stackless=True),
     Rule("panic-stack-end", "DoS", "Kernel panic - not",
          _re(r"Kernel panic - not syncing: corrupted stack end detected inside scheduler"),
-         "kernel panic: corrupted stack end in {frame}", Where.STALL, _OVERFLOW),
+         "kernel panic: corrupted stack end in {frame}", Where.STALL, _OVERFLOW,
+         skip=(GENERIC, _SCHED)),
     Rule("panic-after", "DoS", "Kernel panic - not",
          _re(rf"Kernel panic - not syncing: (?P<what>(?:{_AFTER}))"),
          "kernel panic: {what}", part_of=_ids("*"), torn="the report that it follows is missing"),
@@ -455,7 +488,7 @@ RULES: tuple[Rule, ...] = (
          _re(r"Kernel panic - not syncing: (?P<what>.{1,100}?)(?: for \S+ --- .*)?$"),
          "kernel panic: {what}", part_of=_ids("*")),
     # ---- whatever else calls itself a bug ------------------------------------------------------
-    Rule("bug-other", "OTHER", "BUG: ", _re(r"(?:^|\[ )BUG: (?P<what>\S.{0,120}?)(?: \])?$"),
+    Rule("bug-other", "OTHER", "BUG: ", _re(r"(?:^|\[ |\w: )BUG: (?P<what>\S.{0,120}?)(?: \])?$"),
          "BUG: {what}", unless=_re(r"recent printk recursion")),
     Rule("warn-other", "WARNING", "WARNING: ", _re(r"^WARNING: (?P<what>[A-Za-z_]\w{0,60})$"),
          "WARNING: {what}"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -136,19 +136,21 @@ class Lab:
         Leaks are looked for with seed 0 only: whether memory
         is lost does not hang on the schedule, and looking takes long.
         """
+        module = subject.module
         bindings = {
-            "module": subject.module.name,
-            "ko": f"/payload/{subject.module.name}.ko",
             "mnt": "/mnt",
+            **module_bindings(module),
             **_surface_bindings(subject.family),
         }
         compiled = scenario_compile.compile_program(
             plan, seed=seed, bindings=bindings, lane=subject.lane.value
         )
+        needs = {one.path: [needed.path for needed in one.needs] for one in module.everything}
+        compiled = program.load_first(compiled, needs)
         compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and seed == 0)
         spec = TrialSpec(
             module=subject.family.name,
-            variant=subject.module.variant,
+            variant=module.variant,
             kernel=subject.kernel,
             profile=subject.profile,
             lane=subject.lane,
@@ -160,7 +162,7 @@ class Lab:
             template=self.prepared(subject, compiled.kmemleak),
             program=compiled.serialise(),
             bound_s=compiled.bound_us / 1e6,
-            symbols=subject.module.symbols,
+            symbols={one.name: one.ko for one in module.everything},
         )
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
@@ -177,6 +179,14 @@ class Lab:
             if now.get(name) != then
         )
         return trial, differences
+
+
+def module_bindings(module: Module) -> dict[str, str]:
+    """Return what a scenario calls a family's modules: the main one, and others by role."""
+    bindings = {"module": module.name, "ko": module.path}
+    for role, other in module.others:
+        bindings |= {f"module.{role}": other.name, f"ko.{role}": other.path}
+    return bindings
 
 
 def _surface_bindings(family: Family) -> dict[str, str]:
@@ -237,8 +247,16 @@ def decoded(result: TrialResult, kernel: Kernel) -> str:
     """Return a result's findings as text, with functions and source lines."""
     parts = []
     for finding in result.findings:
-        text = symbolise.decode(finding.detail, vmlinux=kernel.vmlinux, modules=result.lives)
-        # Assembly files are named in full; where this machine keeps them is nobody's business.
-        text = text.replace(f"{kernel.source}/", "")
+        text = decode_text(finding.detail, kernel, result.lives)
         parts.append(f"{finding.title}\n\n{text}\n" if text else f"{finding.title}\n")
     return "\n".join(parts)
+
+
+def decode_text(text: str, kernel: Kernel, lives: Sequence[symbolise.ModuleLife]) -> str:
+    """Return what a kernel printed, with functions and source lines."""
+    text = symbolise.decode(text, vmlinux=kernel.vmlinux, modules=lives)
+    # Assembly files are named in full, and a module's after the folder that it was
+    # compiled from; where this machine keeps them is nobody's business.
+    for folder in (kernel.source, kernel.build):
+        text = text.replace(f"{folder}/", "")
+    return text

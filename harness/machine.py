@@ -55,6 +55,9 @@ _KERNEL_ARGUMENTS = (
     "acpi=off",
     # 512 devices that nobody uses, each of them added, audited and paid for.
     "pty.legacy_count=0",
+    # Else the first to ask for random bytes, such as an SSH server, spends a second
+    # making some (drivers/char/random.c, try_to_generate_entropy).
+    "random.trust_cpu=on",
     # A panic ends QEMU (with -no-reboot), so nothing waits for it.
     "panic=-1",
     "oops=panic",

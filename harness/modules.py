@@ -5,6 +5,10 @@ A family is a folder with a Kbuild file and a ``module.yaml`` that says what it
 offers (its surfaces), which scenarios use it, and which variants it has with
 what each must be caught by. Sources are copied before they are compiled: the
 user's folder stays as it was.
+
+A family may be several modules, made by the one Kbuild file: a main one, and
+others that scenarios know by their roles. Which of them need which is what
+modpost found out, and so is the order in which they can be loaded.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pydantic
 import yaml
@@ -26,6 +31,9 @@ from harness.kernels import Kernel
 from harness.resources import data_dir
 
 GOOD = "good"
+
+#: The role of the module that a scenario's ``${ko}`` and ``${module}`` mean.
+MAIN = "main"
 
 #: Compiling one module; a bound, not an estimate.
 _BUILD_LIMIT_S = 1800.0
@@ -67,11 +75,36 @@ class Family(pydantic.BaseModel):
     lesson: str = ""
     #: Kind of surface → its name, such as ``filesystem: poolfs``.
     surfaces: dict[str, str] = {}
-    #: Further modules that its Kbuild makes, for scenarios that load them beside it.
-    helpers: tuple[str, ...] = ()
+    #: Role → module, where there are several: ``{main: user, core: base}``.
+    modules: Annotated[
+        dict[Annotated[str, pydantic.Field(pattern="^[a-z][a-z0-9_]*$")], str],
+        pydantic.Field(min_length=1),
+    ] = {}
+    #: Folders beside this one whose sources it is built from, too.
+    sources: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
     variants: dict[str, Variant] = {GOOD: Variant()}
     folder: Path = Path()
+
+    @pydantic.field_validator("modules")
+    @classmethod
+    def _check_modules(cls, modules: dict[str, str]) -> dict[str, str]:
+        if MAIN not in modules:
+            raise ValueError(f"one of them has the role {MAIN!r}")
+        if len(set(modules.values())) != len(modules):
+            raise ValueError("a module has two roles")
+        return modules
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role → module, the main one first; a family of one has only that."""
+        named = {MAIN: self.name, **self.modules}
+        return {role: _module_name(name) for role, name in named.items()}
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What a scenario may ask for: kinds of surfaces, and roles of modules."""
+        return frozenset({"module", *self.surfaces, *self.roles}) - {MAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +118,35 @@ class Module:
     sha256: str
     #: ``vermagic`` of its modinfo.
     vermagic: str
-    #: Modules that go into the guest beside it.
-    helpers: tuple[Path, ...] = ()
+    #: Modules that it cannot be loaded without, in the order in which to load them.
+    needs: tuple[Module, ...] = ()
+    #: Role → another module of its family, for the main one.
+    others: tuple[tuple[str, Module], ...] = ()
+
+    @property
+    def everything(self) -> tuple[Module, ...]:
+        """Itself and all that come with it, each after what it needs."""
+        found: dict[str, Module] = {}
+        for module in (self, *(other for _, other in self.others)):
+            for one in (*module.needs, module):
+                found.setdefault(one.name, one)
+        return tuple(found.values())
+
+    @property
+    def path(self) -> str:
+        """Where it lies in a guest."""
+        return f"/payload/{self.name}.ko"
 
     def payload(self) -> tuple[tuple[str, cpio.Entry], ...]:
         """Return what a guest needs to load it; debug information stays outside."""
         return tuple(
-            (f"payload/{name}.ko", cpio.Entry(_stripped(ko).read_bytes()))
-            for name, ko in self.symbols.items()
+            (module.path.removeprefix("/"), cpio.Entry(module.stripped.read_bytes()))
+            for module in self.everything
         )
 
     @property
     def stripped(self) -> Path:
-        return _stripped(self.ko)
-
-    @property
-    def symbols(self) -> dict[str, Path]:
-        """Name of each module that goes into the guest → its file with debug information."""
-        return {self.name: self.ko} | {ko.stem: ko for ko in self.helpers}
-
-
-def _stripped(ko: Path) -> Path:
-    return ko.with_suffix(".stripped.ko")
+        return self.ko.with_suffix(".stripped.ko")
 
 
 def find_family(name: str) -> Family:
@@ -146,7 +186,7 @@ def load_family(folder: Path) -> Family:
     """
     path = folder / "module.yaml"
     if not path.is_file():
-        return Family(name=_object_name(folder), scenarios=_ANY, folder=folder)
+        return Family(name=_only_object(folder), scenarios=_ANY, folder=folder)
     try:
         content = yaml.safe_load(path.read_text())
         family = Family.model_validate(content)
@@ -181,18 +221,21 @@ def build_module(
 ) -> Module:
     """Return a variant compiled for a kernel, from the cache when nothing changed.
 
+    It is the family's main module; the others come with it.
+
     Raises:
-        BuildError: it does not compile; carries the first error with its place.
+        BuildError: it does not compile, or needs a module that is not there; carries
+            the first error with its place.
     """
     find_variant(family, variant)
     if family.folder.is_file():
         return _take(cache, family, kernel)
-    include = family.folder.parent / "include"
     key = store.digest(
         {
-            "sources": _sources_digest(family.folder),
-            "include": _sources_digest(include) if include.is_dir() else "",
-            "name": [family.name, *family.helpers],
+            "sources": store.digest(
+                {folder.name: _sources_digest(folder) for folder in _source_folders(family)}
+            ),
+            "modules": store.digest(family.roles),
             "variant": variant,
             "kernel": kernel.key,
         }
@@ -204,38 +247,104 @@ def build_module(
 
     deadline = Deadline.after(2 * _BUILD_LIMIT_S)
     path = cache.build("module", key, make, deadline=deadline)
-    record = json.loads((path / "module.json").read_text())
-    helpers = tuple(path / f"{name}.ko" for name in family.helpers)
-    return Module(family.name, variant, path / f"{family.name}.ko", **record, helpers=helpers)
+    return _load_modules(path, variant, family.roles)
 
 
 def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
-    """Return a module that somebody else compiled, checked against the kernel."""
-    info = load_ko(family.folder, kernel)
-    name = info.get("name", family.name)
-    sha256 = store.digest_file(family.folder)
-    key = store.digest({"ko": sha256, "name": name})
+    """Return a module that somebody else compiled, checked against the kernel.
+
+    What it needs is looked for beside it.
+    """
+    files: dict[str, Path] = {}
+    infos: dict[str, dict[str, str]] = {}
+    todo = [family.folder]
+    while todo:
+        file = todo.pop()
+        info = load_ko(file, kernel)
+        name = _module_name(info.get("name", file.stem))
+        files[name], infos[name] = file, info
+        for needed in _depends(info):
+            beside = _find_ko(file.parent, needed)
+            if beside is None:
+                raise BuildError(
+                    f"{file}: needs the module {needed}, which is not beside it",
+                    hint=f"put {needed}.ko into {file.parent}",
+                )
+            if needed not in files:
+                todo.append(beside)
+    key = store.digest({name: store.digest_file(file) for name, file in files.items()})
 
     def make(into: Path) -> None:
-        shutil.copyfile(family.folder, into / f"{name}.ko")
-        _finish(into / f"{name}.ko", info)
+        for name, file in files.items():
+            shutil.copyfile(file, into / f"{name}.ko")
+        _finish(into, infos)
 
     path = cache.build("module", key, make, deadline=Deadline.after(_BUILD_LIMIT_S))
-    record = json.loads((path / "module.json").read_text())
-    return Module(name, GOOD, path / f"{name}.ko", **record)
+    return _load_modules(path, GOOD, {MAIN: next(iter(files))})
 
 
-def _strip(ko: Path) -> None:
-    proc.run(
-        ["strip", "--strip-debug", "-o", str(_stripped(ko)), str(ko)], deadline=Deadline.after(60)
+def _module_name(text: str) -> str:
+    """Return the name that the kernel gives a module: it knows no dashes."""
+    return text.replace("-", "_")
+
+
+def _depends(info: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the modules whose symbols a module uses, as modpost wrote them down."""
+    return tuple(_module_name(name) for name in info.get("depends", "").split(",") if name)
+
+
+def _find_ko(folder: Path, name: str) -> Path | None:
+    """Return the file of a module by the kernel's name of it."""
+    return next(
+        (path for path in sorted(folder.glob("*.ko")) if _module_name(path.stem) == name), None
     )
 
 
-def _finish(ko: Path, info: dict[str, str]) -> None:
-    """Put what is derived from a module beside it."""
-    _strip(ko)
-    record = {"sha256": store.digest_file(ko), "vermagic": info["vermagic"].strip()}
-    (ko.parent / "module.json").write_text(json.dumps(record))
+def _load_modules(path: Path, variant: str, roles: Mapping[str, str]) -> Module:
+    """Return the main module from a folder of the cache, with all that belong to it."""
+    records = json.loads((path / "modules.json").read_text())
+
+    def needs(name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        for needed in records[name]["depends"]:
+            if needed not in records:
+                raise BuildError(
+                    f"{name}: needs the module {needed}, which its family does not have"
+                )
+            if needed not in above:
+                yield from needs(needed, (*above, name))
+                yield needed
+
+    def module(name: str, others: tuple[tuple[str, Module], ...] = ()) -> Module:
+        record = records[name]
+        return Module(
+            name=name,
+            variant=variant,
+            ko=path / f"{name}.ko",
+            sha256=record["sha256"],
+            vermagic=record["vermagic"],
+            needs=tuple(module(needed) for needed in dict.fromkeys(needs(name))),
+            others=others,
+        )
+
+    others = ((role, module(name)) for role, name in roles.items() if role != MAIN)
+    return module(roles[MAIN], tuple(others))
+
+
+def _finish(folder: Path, infos: Mapping[str, Mapping[str, str]]) -> None:
+    """Put what is derived from modules beside them."""
+    records = {}
+    for name, info in infos.items():
+        ko = folder / f"{name}.ko"
+        proc.run(
+            ["strip", "--strip-debug", "-o", str(ko.with_suffix(".stripped.ko")), str(ko)],
+            deadline=Deadline.after(60),
+        )
+        records[name] = {
+            "sha256": store.digest_file(ko),
+            "vermagic": info["vermagic"].strip(),
+            "depends": _depends(info),
+        }
+    (folder / "modules.json").write_text(json.dumps(records))
 
 
 def load_ko(path: Path, kernel: Kernel) -> dict[str, str]:
@@ -276,19 +385,30 @@ def modinfo(path: Path) -> dict[str, str]:
     return info
 
 
-def _object_name(folder: Path) -> str:
+def _only_object(folder: Path) -> str:
     """Return the module's name from ``obj-m`` in its Kbuild file or Makefile.
 
     Raises:
-        UsageError: it names none.
+        UsageError: it names none, or several.
     """
+    names: list[str] = []
     for file in ("Kbuild", "Makefile"):
         path = folder / file
-        if path.is_file():
-            match = re.search(r"^obj-(?:m|\$\(\w+\))\s*[:+]?=\s*(\S+)\.o", path.read_text(), re.M)
-            if match:
-                return match[1]
-    raise UsageError(f"{folder}: its Kbuild file names no obj-m")
+        if path.is_file() and not names:
+            text = path.read_text().replace("\\\n", " ")
+            for match in re.finditer(r"^obj-(?:m|\$\(\w+\))\s*[:+]?=(.*)$", text, re.M):
+                names += re.findall(r"(\S+)\.o(?!\S)", match[1])
+    names = list(dict.fromkeys(names))
+    if not names:
+        raise UsageError(f"{folder}: its Kbuild file names no obj-m")
+    if len(names) > 1:
+        others = ", ".join(f"ROLE: {name}" for name in names[:-1])
+        raise UsageError(
+            f"{folder}: its Kbuild file names {len(names)} modules: {', '.join(names)}",
+            hint="say in a module.yaml which is which, such as "
+            f"`modules: {{{MAIN}: {names[-1]}, {others}}}`",
+        )
+    return names[0]
 
 
 def _sources(folder: Path) -> list[Path]:
@@ -301,33 +421,55 @@ def _sources_digest(folder: Path) -> str:
     )
 
 
+def _source_folders(family: Family) -> tuple[Path, ...]:
+    """Return the folders that a family is built from, its own first.
+
+    Raises:
+        UsageError: one that its data file names is not there.
+    """
+    folders = [family.folder]
+    for name in family.sources:
+        folder = family.folder.parent / name
+        if Path(name).name != name or not folder.is_dir():
+            raise UsageError(f"{family.folder}/module.yaml: sources: no folder {name!r} beside it")
+        folders.append(folder)
+    include = family.folder.parent / "include"
+    if include.is_dir():
+        folders.append(include)
+    return tuple(folders)
+
+
 def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     tree = into / "src"
-    for folder in (family.folder, family.folder.parent / "include"):
-        for path in _sources(folder) if folder.is_dir() else ():
+    copied = set()
+    for folder in _source_folders(family):
+        for path in _sources(folder):
             target = tree / folder.name / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+            copied.add(target)
     work = tree / family.folder.name
     done = proc.run(
         ["make", "-C", str(kernel.build), f"M={work}", f"KMH_VARIANT={variant}",
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
         deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip
-    made = [work / f"{name}.ko" for name in (family.name, *family.helpers)]
-    if done.status != 0 or not all(path.is_file() for path in made):
+    found = {name: _find_ko(work, name) for name in family.roles.values()}
+    made = {name: ko for name, ko in found.items() if ko is not None}
+    missing = sorted(found.keys() - made.keys())
+    if done.status != 0 or missing:
         output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
         raise BuildError(
-            f"{family.name} {variant}: does not compile for {kernel.release}",
+            f"{family.name} {variant}: does not compile for {kernel.release}"
+            + (f": it makes no {', '.join(missing)}.ko" if done.status == 0 else ""),
             evidence=kernels.first_error(output),
         )
-    for path in made:
-        shutil.copyfile(path, into / path.name)
-    for path in made[1:]:
-        _strip(into / path.name)
-    ko = into / made[0].name
-    _finish(ko, load_ko(ko, kernel))
+    infos = {}
+    for name, ko in made.items():
+        shutil.copyfile(ko, into / f"{name}.ko")
+        infos[name] = load_ko(into / f"{name}.ko", kernel)
+    _finish(into, infos)
     # The sources stay for the excerpts of reports; what make left does not.
-    for path in work.rglob("*"):
-        if path.is_file() and path not in set(_sources(work)):
+    for path in tree.rglob("*"):
+        if path.is_file() and path not in copied:
             path.unlink()

@@ -32,8 +32,9 @@ an empty list is ``-``.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -349,6 +350,53 @@ def _check_op_in(op: Op, actor: Actor | None, names: list[str]) -> None:
 def module_of_path(path: str) -> str:
     """The name a module has in the kernel, from its file's: ``a-b.ko`` is ``a_b``."""
     return path.rpartition("/")[2].partition(".")[0].replace("-", "_")
+
+
+#: Where an op comes from that no scenario has asked for: see :func:`load_first`.
+NEEDS: Final = "needs"
+
+
+def load_first(program: Program, needs: Mapping[str, Sequence[str]]) -> Program:
+    """The program with what its modules need and it does not load itself.
+
+    That is loaded before the setup and unloaded after the teardown, so that a
+    scenario which knows one module will do for one that stands on others.
+
+    ``needs`` has for each module's file those that must be loaded before it, in order.
+    """
+    phases = (program.setup, *(actor.body for actor in program.actors), program.teardown)
+    loaded = {
+        cast(str, node.args[0])
+        for body in phases
+        for _, node in walk(body)
+        if isinstance(node, Op) and node.name == "finit_module"
+    }
+    first = dict.fromkeys(
+        needed for path in sorted(loaded) for needed in needs.get(path, ()) if needed not in loaded
+    )
+    load = OPS["finit_module"].params[1:]
+    unload = OPS["delete_module"].params[1:]
+    before = [
+        Op(f"{NEEDS}[{index}]", "finit_module", (path, *_defaults(load)))
+        for index, path in enumerate(first)
+    ]
+    # The last reference may be dropped a moment after its holder has gone.
+    after = [
+        Op(f"{NEEDS}[{index}]", "delete_module", (module_of_path(path), *_defaults(unload)),
+           retries=20)
+        for index, path in enumerate(first)
+    ]  # fmt: skip
+    return dataclasses.replace(
+        program,
+        setup=(*before, *program.setup),
+        teardown=(*program.teardown, *reversed(after)),
+    )
+
+
+def _defaults(params: Iterable[Param]) -> Iterator[Value]:
+    for param in params:
+        assert param.default is not ops.REQUIRED
+        yield param.default
 
 
 class _Reader:

@@ -34,27 +34,43 @@ class Row:
 
     module: str
     variant: str
+    kernel: str
     lane: str
     trials: int
+    #: Trials with a finding.
+    findings: int
     #: Trials until the first finding, or None.
     caught_after: int | None
     title: str | None
-    #: The promised title, as a regular expression; None for the correct variant.
-    promised: str | None
+    #: Titles that it may have, as regular expressions; none for the correct variant.
+    expect: tuple[str, ...]
     #: Folder of the bundle of that finding.
     bundle: Path | None
 
     @property
     def agrees(self) -> bool:
         """Return whether what was seen is what must be seen."""
-        if self.promised is None:
-            return self.caught_after is None
-        return self.caught_after is not None
+        if not self.expect:
+            return self.title is None
+        return self.title is not None and _promise(self.title, self.expect) is not None
+
+    @property
+    def promised(self) -> str | None:
+        """Return the promise that was kept, or else the first; a fixed title stands as it is."""
+        if not self.expect:
+            return None
+        pattern = (self.title and _promise(self.title, self.expect)) or self.expect[0]
+        plain = re.sub(r"\\(\W)", r"\1", pattern)
+        return plain if re.fullmatch(pattern, plain) else pattern
+
+
+def _promise(title: str, expect: Sequence[str]) -> str | None:
+    return next((pattern for pattern in expect if re.fullmatch(pattern, title)), None)
 
 
 def promised_finding(findings: Iterable[Finding], expect: Sequence[str]) -> Finding | None:
     """Return the finding that carries a promised title, the first promise first."""
-    for pattern in expect[:1]:
+    for pattern in expect:
         for finding in findings:
             if re.fullmatch(pattern, finding.title):
                 return finding
@@ -63,22 +79,50 @@ def promised_finding(findings: Iterable[Finding], expect: Sequence[str]) -> Find
 
 def verdict_table(rows: Iterable[Row]) -> Table:
     """Return the table that ``make stress`` ends with."""
-    table = Table(title="verdicts", title_justify="left", expand=False)
-    for name in ("module", "variant", "lane"):
-        table.add_column(name, no_wrap=True)
+    table = _table("verdicts", "module", "variant", "lane")
     table.add_column("trials", justify="right")
     table.add_column("caught after", justify="right")
     table.add_column("finding", overflow="fold")
     table.add_column("replay", overflow="fold")
     for row in rows:
-        style = "green" if row.agrees else "bold red"
-        found = row.title or ("no finding" if row.promised is None else "NOT CAUGHT")
         table.add_row(
-            row.module, row.variant, row.lane, str(row.trials),
-            "-" if row.caught_after is None else str(row.caught_after),
-            Text(found, style=style), replay_command(row.bundle) if row.bundle else "-",
+            row.module, row.variant, row.lane, str(row.trials), _number(row.caught_after),
+            _finding(row), replay_command(row.bundle) if row.bundle else "-",
         )  # fmt: skip
     return table
+
+
+def detection_table(rows: Iterable[Row]) -> Table:
+    """Return the detection matrix: what each variant promises, and what was seen of it."""
+    table = _table("detection matrix", "family", "variant", "kernel", "lane")
+    table.add_column("trials", justify="right")
+    table.add_column("to first finding", justify="right")
+    table.add_column("title", overflow="fold")
+    table.add_column("promised", overflow="fold")
+    table.add_column("agrees")
+    for row in rows:
+        table.add_row(
+            row.module, row.variant, row.kernel, row.lane, str(row.trials),
+            _number(row.caught_after), _finding(row), Text(row.promised or "-"),
+            "yes" if row.agrees else Text("NO", style="bold red"),
+        )  # fmt: skip
+    return table
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", expand=False)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _finding(row: Row) -> Text:
+    found = row.title or ("NOT CAUGHT" if row.expect else "no finding")
+    return Text(found, style="green" if row.agrees else "bold red")
 
 
 def replay_command(path: Path) -> str:

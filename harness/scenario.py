@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Scenarios: YAML that says what users do to any module with given surfaces.
 
-A scenario names no module: it says ``${ko}``, ``${fstype}`` or ``${mnt}``, and
+A scenario names no module: it says ``${ko}``, ``${fstype}`` or ``${mnt}``, or
+``${ko.backend}`` for one of several modules, and
 ``scenario_compile.compile_program`` puts the values in. The shape of the YAML is in
 ``docs/scenarios.md``; the ops and their parameters are in :mod:`harness.ops`.
 """
@@ -25,7 +26,7 @@ from harness.scenario_yaml import Document, Model, Place, near
 #: Where the scenarios that come with the harness lie.
 SCENARIOS: Final = Path(__file__).parent / "scenarios"
 
-REFERENCE: Final = re.compile(r"\$(?:\$|\{([a-z][a-z0-9_]*)\}|)")
+REFERENCE: Final = re.compile(r"\$(?:\$|\{([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?)\}|)")
 _STEP_FIELDS: Final = ("expect", "stop_on", "retries")
 #: The number of an actor's instance, where ``count`` makes several.
 INSTANCE: Final = "i"
@@ -231,12 +232,12 @@ class _ScenarioModel(Model):
             Literal[
                 "module", "filesystem", "device", "sysfs", "debugfs", "proc", "netlink",
                 "socket", "hook",
+                # Other modules of the family, by their roles.
+                "core", "backend", "keeper",
                 # An interface whose events it hears; a file that shows the last one.
                 "interface", "event_file",
                 # An attribute of the parent of its device, there before and after it.
                 "parent_sysfs",
-                # Another module, beside it, that keeps a reference to its device.
-                "keeper",
                 # Parameters with which its load is refused with EBUSY, half-way.
                 "taken_params",
             ]
@@ -492,17 +493,18 @@ def _check_slots(
     document: Document, actor: ActorTemplate | None, body: tuple[AnyStep, ...] = ()
 ) -> None:
     steps = [step for step in _steps_in(actor.body if actor else body) if isinstance(step, Step)]
-    makers = {Kind.SLOT: "open", Kind.MAP: "mmap"}
+    makers = {Kind.SLOT: ("open", "socket"), Kind.MAP: ("mmap",)}
     for step in steps:
         if actor is None and step.spec.name == "barrier":
             raise document.error_at(step.line, step.place, "a barrier outside the actors")
         if actor and actor.kind == "thread" and step.spec.process_only:
             raise document.error_at(step.line, step.place, f"{step.spec.name} is not for threads")
         for param, value in zip(step.spec.params, step.args, strict=True):
-            maker = makers.get(param.kind)
-            if maker is None or step.spec.name == maker:
+            fillers = makers.get(param.kind, ())
+            if not fillers or step.spec.name in fillers:
                 continue
-            if not any(other.spec.name == maker and other.args[0] == value for other in steps):
+            if not any(other.spec.name in fillers and other.args[0] == value for other in steps):
+                missing = f"no {' or '.join(fillers)} fills it"
                 raise document.error_at(
-                    step.line, step.place, f"{param.name} {value} is used, but no {maker} fills it"
+                    step.line, step.place, f"{param.name} {value} is used, but {missing}"
                 )

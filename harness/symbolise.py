@@ -13,6 +13,7 @@ the compiler inlined there stand on lines of their own before it, marked ``[inli
 
 from __future__ import annotations
 
+import itertools
 import os.path
 import re
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,7 @@ class ModuleLife:
 
 
 def name_address(address: int, modules: Sequence[ModuleLife]) -> str | None:
-    """``foo_exit+0x12/0x40 [foo, load 3, unloaded]``, or None where no module lay there.
+    """``foo_exit+0x12/0x40 [foo, 3rd load, unloaded]``, or None where no module lay there.
 
     Raises:
         UsageError: the module's file cannot be read.
@@ -85,6 +86,24 @@ def decode(
     )
 
 
+def count_fitting(text: str, vmlinux: Path) -> tuple[int, int]:
+    """How many of a report's frames name a function of a kernel, and of how many the size fits.
+
+    A kernel that did not print the report knows most names, but few have its sizes.
+
+    Raises:
+        UsageError: ``vmlinux`` cannot be read, or is no ELF file with a symbol table.
+    """
+    by_name = elf.load(vmlinux).by_name
+    frames = {
+        (match["func"], int(match["size"], 16))
+        for match in _FRAME.finditer(text)
+        if not match["module"] and match["func"] in by_name
+    }
+    fitting = [name for name, size in frames if any(s.span == size for s in by_name[name])]
+    return len(frames), len(fitting)
+
+
 # ---- from text to places in files ---------------------------------------------------------------
 
 
@@ -117,8 +136,11 @@ class _Token:
 
 
 _OFFSET = r"\+0x(?P<off>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)"
-# "[foo]", "[foo 0123abcd]" with CONFIG_STACKTRACE_BUILD_ID, "[foo, load 3, unloaded]" of ours.
-_IN_MODULE = r"(?: \[(?P<module>[A-Za-z_][\w-]*)(?:, load (?P<load>\d+)[^\]]*| [0-9a-f]+)?\])?"
+# "[foo]", "[foo 0123abcd]" with CONFIG_STACKTRACE_BUILD_ID, "[foo, 3rd load, unloaded]" of ours.
+_IN_MODULE = (
+    r"(?: \[(?P<module>[A-Za-z_][\w-]*)"
+    r"(?:, (?P<load>\d+)(?:st|nd|rd|th) load[^\]]*| [0-9a-f]+)?\])?"
+)
 _FRAME = re.compile(rf"(?<![\w.])(?P<func>[A-Za-z_][\w.$]*){_OFFSET}{_IN_MODULE}")
 # A frame or program counter without a name; the rest of the line must not be hexadecimal too,
 # or it is a dump of memory or registers.
@@ -139,6 +161,15 @@ _KASLR = re.compile(r"Kernel Offset: 0x([0-9a-f]+)")
 def _kaslr_shift(text: str) -> int:
     found = _KASLR.search(text)
     return int(found[1], 16) if found else 0
+
+
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+
+
+def _ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``11th``."""
+    last = number % 10 if number // 10 % 10 != 1 else 0
+    return f"{number}{_ENDINGS.get(last, 'th')}"
 
 
 def _printed_us(line: str) -> int | None:
@@ -172,10 +203,13 @@ class _Files:
             self._loaded[path] = elf.load(path)
         return self._loaded[path]
 
-    def name(self, address: int, life: ModuleLife) -> str:
-        """Name an address in a module's life."""
+    def name(self, address: int, life: ModuleLife, printed_us: int | None = None) -> str:
+        """Name an address in a module's life, and say how long ago that was over."""
         state = "loaded" if life.unloaded_us is None else "unloaded"
-        suffix = f"[{life.name}, load {life.load}, {state}]"
+        if life.unloaded_us is not None and printed_us is not None:
+            # The clocks of printk and of the executor may differ a little.
+            state += f" {max(0, printed_us - life.unloaded_us) / 1000:.0f} ms before"
+        suffix = f"[{life.name}, {_ordinal(life.load)} load, {state}]"
         file = self.load(life.ko)
         for index, start in _text_layout(file):
             offset = address - life.base - start
@@ -243,15 +277,12 @@ def _name_bare(line: str, files: _Files, shift: int) -> str:
     address = int(match["addr"], 16)
     printed_us = _printed_us(line)
     life = _find_life(address, files.modules, printed_us)
-    name = files.name(address, life) if life else files.name_kernel(address - shift)
+    name = files.name(address, life, printed_us) if life else files.name_kernel(address - shift)
     if name is None:
         return line
     if "address" in match["head"] or "request" in match["head"]:
         return f"{line} ({name})"
-    since = ""
-    if life and life.unloaded_us is not None and printed_us is not None:
-        since = f" ({(printed_us - life.unloaded_us) / 1000:.1f} ms after the unload)"
-    return line[: match.start("addr")] + name + since
+    return line[: match.start("addr")] + name
 
 
 def _tokens(line: str, files: _Files) -> list[_Token]:
@@ -282,9 +313,10 @@ def _read_places(
     for (path, section), members in groups.items():
         values = [spot.value for spot in members]
         answers = _addr2line(path, section, values, deadline)
+        known = (*roots, *_module_roots(answers, roots, path))
         for spot, answer in zip(members, answers, strict=True):
             places[spot] = tuple(
-                _Place(place.function, _shorten(place.where, roots, path)) for place in answer
+                _Place(place.function, _shorten(place.where, known)) for place in answer
             )
     return places
 
@@ -335,11 +367,30 @@ def _source_roots(files: _Files, deadline: Deadline) -> tuple[str, ...]:
     return tuple(sorted(roots))
 
 
-def _shorten(where: str, roots: Iterable[str], path: Path) -> str:
-    """A place relative to the kernel's sources, or to the folder of the module's file."""
+def _module_roots(
+    answers: Iterable[Iterable[_Place]], roots: Iterable[str], path: Path
+) -> tuple[str, ...]:
+    """The folders that hold a module's sources, as its debug information names them.
+
+    A module may have been built elsewhere; its sources lie, as a rule, in a folder of its name.
+    """
+    found = {f"{os.path.abspath(path.parent)}/"}
+    own = path.name.partition(".ko")[0]
+    for place in itertools.chain.from_iterable(answers):
+        where = os.path.normpath(place.where)
+        if os.path.isabs(where) and not where.startswith((*roots, *found)):
+            for folder in (own, own.replace("_", "-")):
+                before, slash, _ = where.rpartition(f"/{folder}/")
+                if slash and before:
+                    found.add(f"{before}/")
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def _shorten(where: str, roots: Iterable[str]) -> str:
+    """A place relative to the sources that it belongs to."""
     name, _, line = where.rpartition(":")
     name = os.path.normpath(name)
-    for prefix in (*roots, f"{os.path.abspath(path.parent)}/"):
+    for prefix in roots:
         if name.startswith(prefix):
             name = name.removeprefix(prefix)
             break

@@ -32,6 +32,14 @@ def test_dropped_option_is_named_with_what_it_depends_on(tmp_path: Path) -> None
     assert "mm/Kconfig: depends on !SLUB_TINY" in caught.value.evidence
 
 
+def test_message_stays_short_when_everything_was_dropped(tmp_path: Path) -> None:
+    wanted = {f"CONFIG_{number:02}": "y" for number in range(30)}
+    with pytest.raises(KernelBuildError, match="30 of 30 options did not survive") as caught:
+        kconfig.require(wanted, {}, tmp_path)
+    assert "CONFIG_07, ..." in caught.value.message
+    assert "CONFIG_08" not in str(caught.value)
+
+
 def test_option_that_a_series_does_not_have(tmp_path: Path) -> None:
     assert kconfig.depends_on("CONFIG_NOWHERE", tmp_path).startswith("no kernel option")
 

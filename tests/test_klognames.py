@@ -2,18 +2,29 @@
 import pytest
 
 from harness.klogframes import Frame
-from harness.klognames import GENERIC, blocked, guilty, leftover, names, operation, simplify
+from harness.klognames import (
+    GENERIC,
+    blocked,
+    canonical,
+    guilty,
+    is_asleep,
+    leftover,
+    names,
+    operation,
+    simplify,
+)
 
 
 def stack(*functions: str) -> list[Frame]:
     return [Frame(func) for func in functions]
 
 
-def test_table_is_whole_names_between_blanks() -> None:
-    pattern = names("# a comment foo\nfoo ba[rz]\n  qux\\w*")
-    assert [bool(pattern.match(name)) for name in ("foo", "baz", "quxx", "fooo", "xfoo", "a")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+def test_table_holds_names_and_words() -> None:
+    pattern = names("# a comment foo\nfoo ba[rz]\n  qux\\w*\n~spin_lock ~alloc$")
+    known = ("foo", "baz", "quxx", "drv_spin_lock_bh", "kvm_alloc")
+    others = ("fooo", "xfoo", "a", "spin", "allocate")
+    assert all(pattern.match(name) for name in known)
+    assert not any(pattern.match(name) for name in others)
 
 
 @pytest.mark.parametrize(
@@ -22,9 +33,10 @@ def test_table_is_whole_names_between_blanks() -> None:
         "dump_stack_lvl", "print_report", "kasan_report", "__asan_load8_noabort", "memcpy",
         "__list_add_valid", "__list_del_entry_valid_or_report", "refcount_warn_saturate",
         "_raw_spin_lock_irqsave", "__mutex_lock", "lock_acquire", "down_write", "kfree",
-        "kmem_cache_free", "__kmalloc_cache_noprof", "vfree", "exc_page_fault", "do_error_trap",
-        "asm_exc_invalid_op", "kobject_put", "device_unregister", "del_timer_sync", "iput",
-        "debug_object_activate", "usercopy_abort", "__fortify_panic", "panic", "__warn",
+        "kmem_cache_free", "__kmalloc_cache_noprof", "do_error_trap", "kobject_put",
+        "device_unregister", "del_timer_sync", "iput", "debug_object_activate", "panic", "__warn",
+        # A driver's own around them.
+        "mlx_readl", "foo_spin_lock", "bar_copy_from_user", "uart_string_show", "set_bits_memset",
     ],
 )  # fmt: skip
 def test_helpers_are_not_to_blame(func: str) -> None:
@@ -37,6 +49,9 @@ def test_helpers_are_not_to_blame(func: str) -> None:
         "poolfs_evict", "i_callback", "process_one_work", "vfs_read", "ext4_evict_inode",
         "rtnl_lock", "consume_skb", "evict", "unregister_filesystem", "timerqueue_del",
         "rcu_core", "d_walk", "synchronize_rcu", "put_ucounts", "remove_proc_entry",
+        # They sound like helpers, and are not.
+        "raw_sendmsg", "csum_partial", "sysfs_create_file_ns", "find_next_bit", "skb_release_data",
+        "lock_sock_nested", "print_graph_entry", "kvfree_call_rcu", "printer_open",
     ],
 )  # fmt: skip
 def test_others_are(func: str) -> None:
@@ -75,21 +90,26 @@ def test_leftovers_speak_only_where_nothing_better_does() -> None:
     ("func", "name", "others"),
     [
         ("foo", "foo", ()),
-        ("__x64_sys_rmdir", "sys_rmdir", ("__x64_sys_rmdir",)),
-        ("__arm64_sys_futex", "sys_futex", ("__arm64_sys_futex",)),
+        ("__x64_sys_rmdir", "sys_rmdir", ("__x64_sys_rmdir", "rmdir")),
+        ("__arm64_sys_futex", "sys_futex", ("__arm64_sys_futex", "futex")),
         ("__ia32_compat_sys_ioctl", "compat_sys_ioctl", ("__ia32_compat_sys_ioctl",)),
         ("__se_sys_mount", "mount", ("__se_sys_mount", "sys_mount")),
         ("__do_sys_mount", "mount", ("__do_sys_mount", "sys_mount")),
         ("SyS_mount", "mount", ("SyS_mount", "sys_mount")),
         ("compat_SyS_mount", "mount", ("compat_SyS_mount", "sys_mount")),
-        ("synchronize_rcu_expedited", "synchronize_rcu", ("synchronize_rcu_expedited",)),
-        ("smp_call_function_many_cond", "smp_call_function", ("smp_call_function_many_cond",)),
+        ("sys_mount", "mount", ("sys_mount",)),
+        ("ksys_write", "write", ("ksys_write", "sys_write")),
+        ("____sys_sendmsg", "sendmsg", ("____sys_sendmsg", "sys_sendmsg")),
     ],
 )
-def test_system_calls_and_families_have_one_name(
-    func: str, name: str, others: tuple[str, ...]
-) -> None:
+def test_system_calls_have_one_name(func: str, name: str, others: tuple[str, ...]) -> None:
     assert simplify(func) == (name, others)
+
+
+def test_wrappers_of_a_system_call_have_one_lasting_name() -> None:
+    wrappers = ("SyS_mount", "__x64_sys_mount", "__do_sys_mount", "__se_sys_mount", "sys_mount")
+    assert {canonical(func) for func in wrappers} == {"sys_mount"}
+    assert canonical("foo.isra.0") == "foo"
 
 
 def test_sleeper_is_named_by_what_it_waits_in() -> None:
@@ -103,27 +123,45 @@ def test_victims_of_a_common_lock_share_a_name() -> None:
     assert blocked(frames) == Frame("rtnl_lock")
 
 
+def test_waits_for_a_grace_period_share_a_name() -> None:
+    frames = stack("__schedule", "wait_rcu_gp", "synchronize_rcu_expedited", "foo_close")
+    assert blocked(frames) == Frame("synchronize_rcu")
+
+
 def test_operation_is_what_the_innermost_dispatcher_called() -> None:
     frames = stack("memcpy", "poolfs_fill", "poolfs_write", "vfs_write", "ksys_write")
-    assert operation(frames, interrupted=False) == Frame("poolfs_write")
-
-
-def test_detector_on_top_of_the_stalled_stack_is_passed_over() -> None:
-    tick = ("rcu_dump_cpu_stacks", "update_process_times", "tick_sched_timer",
-            "__hrtimer_run_queues", "hrtimer_interrupt", "apic_timer_interrupt")  # fmt: skip
-    frames = stack(*tick, "poolfs_spin", "poolfs_ioctl", "vfs_ioctl", "do_syscall_64")
-    assert operation(frames, interrupted=True) == Frame("poolfs_ioctl")
+    assert operation(frames, GENERIC) == Frame("poolfs_write")
 
 
 def test_processor_that_waits_for_others_is_named_so() -> None:
-    frames = stack("smp_call_function_many", "on_each_cpu", "foo", "vfs_read")
-    assert operation(frames, interrupted=False) == Frame("smp_call_function_many")
+    frames = stack("csd_lock_wait", "smp_call_function_many", "on_each_cpu", "foo", "vfs_read")
+    assert operation(frames, GENERIC) == Frame("smp_call_function")
 
 
 def test_compat_ioctl_stands_back_for_the_native_one() -> None:
     frames = stack("foo_ioctl", "foo_compat_ioctl", "compat_SyS_ioctl")
-    assert operation(frames, interrupted=False) == Frame("foo_ioctl")
+    assert operation(frames, GENERIC) == Frame("foo_ioctl")
+
+
+def test_module_that_does_not_finish_loading_is_named_by_its_own_function() -> None:
+    frames = [*stack("cpu_relax"), Frame("pool_init", module="pool"), *stack("do_one_initcall")]
+    frames += stack("__do_sys_finit_module", "do_syscall_64")
+    assert operation(frames, GENERIC) == Frame("pool_init", module="pool")
+    built_in = [Frame(frame.func) for frame in frames]
+    assert operation(built_in, GENERIC) == Frame("__do_sys_finit_module")
 
 
 def test_no_dispatcher_no_operation() -> None:
-    assert operation(stack("a", "b", "c"), interrupted=False) is None
+    assert operation(stack("a", "b", "c"), GENERIC) is None
+
+
+def test_leftovers_name_an_operation_only_when_asked_for() -> None:
+    frames = [Frame("foo", reliable=False), Frame("vfs_read", reliable=False)]
+    assert operation(frames, GENERIC) is None
+    assert operation(frames, GENERIC, leftovers=True) == Frame("foo", reliable=False)
+
+
+def test_task_that_gave_up_its_processor_is_asleep() -> None:
+    assert is_asleep([Frame(None, addr="1"), *stack("__schedule", "foo")])
+    assert not is_asleep(stack("foo", "schedule"))
+    assert not is_asleep([])

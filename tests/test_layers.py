@@ -20,8 +20,9 @@ ROWS = (
     ("kernels", "image", "verdict"),
     ("modules", "keys", "template"),
     ("accel", "guest", "trial"),
-    ("bundle", "report"),
+    ("bundle", "report", "klogview"),
     ("lab",),
+    ("catalogue",),
     ("commands", "plugin"),
     ("cli",),
 )  # fmt: skip

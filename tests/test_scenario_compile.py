@@ -117,7 +117,8 @@ def test_program_that_is_too_large_is_refused() -> None:
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_builtin_scenarios_compile(path: str, lane: str) -> None:
     scenario = load_scenario(SCENARIOS / path)
-    prog = compile_program(scenario, seed=5, bindings=_BINDINGS, lane=lane)
+    bindings = {name: f"/a/{name}" for name in scenario.needs}
+    prog = compile_program(scenario, seed=5, bindings=bindings, lane=lane)
     assert Program.parse(prog.serialise()) == prog
     assert b"$" not in prog.serialise()
 

@@ -164,8 +164,8 @@ def test_size_tells_functions_of_one_name_apart(tmp_path: Path) -> None:
 def test_bare_address_is_named_after_the_module_that_lay_there(ko: Path) -> None:
     at = place_of(ko, "pool_exit") + 4
     expected = frame(ko, "pool_exit", 4)
-    assert name_address(at, [life(ko, 3, 1)]) == f"{expected} [pool, load 3, unloaded]"
-    assert name_address(at, [life(ko, 3)]) == f"{expected} [pool, load 3, loaded]"
+    assert name_address(at, [life(ko, 3, 1)]) == f"{expected} [pool, 3rd load, unloaded]"
+    assert name_address(at, [life(ko, 3)]) == f"{expected} [pool, 3rd load, loaded]"
 
 
 def test_address_outside_all_lives_has_no_name(ko: Path) -> None:
@@ -174,7 +174,7 @@ def test_address_outside_all_lives_has_no_name(ko: Path) -> None:
 
 
 def test_address_outside_the_code_is_named_by_offset(ko: Path) -> None:
-    assert name_address(BASE + 0x3F00, [life(ko)]) == "pool+0x3f00/0x4000 [pool, load 1, loaded]"
+    assert name_address(BASE + 0x3F00, [life(ko)]) == "pool+0x3f00/0x4000 [pool, 1st load, loaded]"
 
 
 @pytest.mark.parametrize(
@@ -191,32 +191,33 @@ def test_address_outside_the_code_is_named_by_offset(ko: Path) -> None:
 def test_bare_frames_of_a_report_are_named(ko: Path, line: str) -> None:
     at = place_of(ko, "pool_get") + 1
     decoded = decode(line.format(f"{at:#x}"), vmlinux=None, modules=[life(ko, 2, 4_000_000)])
-    assert f"{frame(ko, 'pool_get', 1)} [pool, load 2, unloaded] pool.c:" in decoded
+    assert f"{frame(ko, 'pool_get', 1)} [pool, 2nd load, unloaded" in decoded
 
 
 def test_faulting_address_is_explained(ko: Path) -> None:
     at = place_of(ko, "pool_get")
     text = f"BUG: unable to handle page fault for address: {at:x}"
     decoded = decode(text, vmlinux=None, modules=[life(ko, 1, 1)])
-    assert decoded.startswith(f"{text} ({frame(ko, 'pool_get')} [pool, load 1, unloaded] pool.c:")
+    assert decoded.startswith(f"{text} ({frame(ko, 'pool_get')} [pool, 1st load, unloaded] pool.c:")
 
 
 def test_life_is_the_last_that_was_over_when_the_line_was_printed(ko: Path) -> None:
     lives = [life(ko, 1, 1_000_000), life(ko, 2, 2_000_000), life(ko, 3, 9_000_000)]
     text = f"[    3.000000] RIP: 0010:{place_of(ko, 'pool_get'):#x}"
-    assert "[pool, load 2, unloaded]" in decode(text, vmlinux=None, modules=lives)
+    assert "[pool, 2nd load, unloaded 1000 ms before]" in decode(text, vmlinux=None, modules=lives)
 
 
 def test_lives_at_different_places_are_told_apart(ko: Path) -> None:
     lives = [life(ko, 1, 1), life(ko, 2, 2, base=BASE + 0x8000)]
-    assert "load 2" in str(name_address(place_of(ko, "pool_get") + 0x8000, lives))
-    assert "load 1" in str(name_address(place_of(ko, "pool_get"), lives))
+    assert "2nd load" in str(name_address(place_of(ko, "pool_get") + 0x8000, lives))
+    assert "1st load" in str(name_address(place_of(ko, "pool_get"), lives))
 
 
 def test_time_since_the_unload_is_told(ko: Path) -> None:
     text = f"[    3.000000] RIP: 0010:{place_of(ko, 'pool_get'):#x}"
     decoded = decode(text, vmlinux=None, modules=[life(ko, 1, 2_962_500)])
-    assert decoded.endswith(" (37.5 ms after the unload)")
+    assert "[pool, 1st load, unloaded 38 ms before]" in decoded
+    assert re.search(r" pool\.c:\d+$", decoded)
 
 
 def test_leftovers_are_not_spread_over_inlined_functions(ko: Path) -> None:

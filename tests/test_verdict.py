@@ -3,12 +3,13 @@ import json
 
 import pytest
 
-from harness import verdict
+from harness import klog, verdict
 from harness.errors import GuestError
 from harness.machine import EXECUTOR_DONE
 from harness.verdict import Evidence, Kind
 
 LOADED = {"ev": "loaded", "module": "foo", "loaded": 1, "unloaded": 1}
+NEEDED = {"ev": "errnos", "where": "needs[0]", "op": "finit_module", "counts": {"ok": 1}}
 AUDITED = {"ev": "audited", "sections": 3}
 DETECTORS = {"ev": "detectors", "lockdep": 1, "printk_lost": 0}
 END = {"ev": "end", "us": 1, "ok": True}
@@ -40,6 +41,10 @@ def titles(*events: dict, **rest: object) -> list[tuple[Kind, str]]:
 
 def test_complete_evidence_without_a_finding_passes() -> None:
     assert titles(LOADED, AUDITED, DETECTORS, END) == []
+
+
+def test_module_is_loaded_beside_what_it_needs() -> None:
+    assert titles({**LOADED, "loaded": 2}, NEEDED, AUDITED, DETECTORS, END) == []
 
 
 def test_report_on_the_console_is_a_finding() -> None:
@@ -102,6 +107,7 @@ def test_report_cut_off_by_a_panic_is_read_as_far_as_it_goes() -> None:
         ((), "ended with QEMU's status"),
         ((END,), "module was never loaded"),
         (({**LOADED, "loaded": 0}, AUDITED, DETECTORS, END), "module was never loaded"),
+        ((LOADED, NEEDED, AUDITED, DETECTORS, END), "module was never loaded"),
         ((LOADED, DETECTORS, END), "residue was not looked for"),
         ((LOADED, AUDITED, END), "no detectors"),
         (({"ev": "bad-program", "line": 3, "why": "no such op"},), "refused line 3: no such op"),
@@ -122,3 +128,35 @@ def test_missing_evidence_is_an_error_and_never_a_pass(events: tuple, why: str) 
 def test_line_that_is_no_event() -> None:
     with pytest.raises(GuestError, match="has a line that is none: nonsense"):
         verdict.parse_report(b"nonsense\n")
+
+
+LEAK = """unreferenced object 0xff110000040d09b0 (size 1112):
+  comm "cycler", pid 42, jiffies 4294898880
+  hex dump (first 32 bytes):
+    ed 01 00 00 00 00 00 00 00 00 00 04 00 00 00 00  ................
+  backtrace:
+    [<(____ptrval____)>] kmem_cache_alloc_lru+0xf7/0x123
+    [<(____ptrval____)>] 0xffffffffa00001e2
+    [<(____ptrval____)>] do_one_initcall+0xc3/0x320
+"""
+
+
+def test_leak_is_named_after_the_module_that_is_gone() -> None:
+    gone = evidence(LOADED, AUDITED, DETECTORS, {"ev": "leak", "text": LEAK}, END)
+    name = "foo_alloc+0x12/0x40 [foo, 1st load, unloaded]"
+    (found,) = verdict.judge(gone, lambda module, at: name if at == 0xFFFFFFFFA00001E2 else None)
+    assert found.title == "memory leak in foo_alloc"
+    assert name in found.detail
+    assert "0xff110000040d09b0" in found.detail
+    (found,) = verdict.judge(gone)
+    assert found.title == "memory leak in do_one_initcall"
+
+
+def test_count_of_leaks_is_no_finding_beside_the_leaks() -> None:
+    console = b"[   60.000000] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug)\n"
+    assert titles(
+        LOADED, AUDITED, DETECTORS, {"ev": "leak", "text": LEAK}, END, console=console
+    ) == [(Kind.LEAK, "memory leak in do_one_initcall")]
+    assert titles(LOADED, AUDITED, DETECTORS, END, console=console) == [
+        (Kind.SPLAT, klog.LEAK_COUNT)
+    ]

@@ -4,7 +4,7 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, run, agent, main.
+ * ops_*, modlife, optable, actor, audit, detectors, tell, run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
 #define EXECUTOR_H
@@ -33,7 +33,7 @@
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
-#define MAX_LIVES	8	/* loads of modules remembered, newest first */
+#define MAX_LIVES	8	/* loads remembered of each module, the newest */
 #define REPORT_BYTES	(256 * 1024)
 #define STACK_TEXT	2048
 #define NAME_LEN	64
@@ -246,8 +246,7 @@ struct inside {
 };
 
 struct life {
-	uint32_t module;		/* index into program.module */
-	uint32_t number;		/* nth load of that module */
+	uint32_t number;		/* nth load of its module, 0: none */
 	uint64_t base, size;
 	uint64_t loaded_us, unloaded_us;
 };
@@ -259,8 +258,7 @@ struct shared {
 	_Atomic uint64_t barrier[MAX_BARRIERS];
 	struct actor_state actor[ALL_ACTORS];
 	_Atomic uint32_t loads[MAX_MODULES], unloads[MAX_MODULES];
-	_Atomic uint32_t nlives;
-	struct life life[MAX_LIVES];
+	struct life life[MAX_MODULES][MAX_LIVES];
 	_Atomic uint32_t ninside;
 	struct inside inside[MAX_INSIDE];
 	struct node_state node[MAX_NODES];
@@ -308,12 +306,13 @@ const struct op_type *op_by_name(const char *name);
 const struct op_type *op_by_index(unsigned int i);
 void tables_print(void);
 
-/* ops_file.c, ops_fs.c, ops_task.c, ops_module.c */
+/* ops_file.c, ops_fs.c, ops_socket.c, ops_task.c, ops_module.c */
 int op_open(struct ctx *c, const struct node *n);
 int op_close(struct ctx *c, const struct node *n);
 int op_read(struct ctx *c, const struct node *n);
 int op_write(struct ctx *c, const struct node *n);
 int op_pread(struct ctx *c, const struct node *n);
+int op_pread_hole(struct ctx *c, const struct node *n);
 int op_pwrite(struct ctx *c, const struct node *n);
 int op_lseek(struct ctx *c, const struct node *n);
 int op_fsync(struct ctx *c, const struct node *n);
@@ -341,7 +340,12 @@ int op_kill(struct ctx *c, const struct node *n);
 int op_sleep(struct ctx *c, const struct node *n);
 int op_delay(struct ctx *c, const struct node *n);
 int op_yield(struct ctx *c, const struct node *n);
+int op_pin(struct ctx *c, const struct node *n);
 int op_barrier(struct ctx *c, const struct node *n);
+int op_await_line(struct ctx *c, const struct node *n);
+int op_socket(struct ctx *c, const struct node *n);
+int op_send(struct ctx *c, const struct node *n);
+int op_recv(struct ctx *c, const struct node *n);
 int op_finit_module(struct ctx *c, const struct node *n);
 int op_delete_module(struct ctx *c, const struct node *n);
 
@@ -352,6 +356,8 @@ int op_ifdown(struct ctx *c, const struct node *n);
 void data_lost(struct ctx *c, const char *what, uint64_t offset,
 	       const unsigned char *expected, size_t nexpected,
 	       const unsigned char *got, size_t ngot);
+void check_pattern(struct ctx *c, const unsigned char *got, size_t len,
+		   uint64_t key, uint64_t offset);
 void task_signals_init(void);
 void barrier_leave(const struct program *prog, unsigned int actor);
 
@@ -359,7 +365,7 @@ void barrier_leave(const struct program *prog, unsigned int actor);
 bool module_range(const char *name, uint64_t *base, uint64_t *size);
 void life_loaded(const struct program *prog, int module, uint64_t us);
 uint32_t life_open(int module);
-void life_unloaded(uint32_t number, int module, uint64_t us);
+void life_unloaded(uint32_t slot, int module, uint64_t us);
 size_t stack_text(int pid, int tid, char *buf, size_t size);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);
 void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size);
@@ -393,5 +399,8 @@ bool run_program(const struct program *prog);
 
 /* agent.c */
 int agent_main(const char *audit_file);
+
+/* relay.c */
+int relay_main(int port, char **argv);
 
 #endif

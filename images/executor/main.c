@@ -4,6 +4,8 @@
  *                                    input), report to standard output
  * executor agent [--audit FILE]      in a guest: wait for a program, run it,
  *                                    report to the debug console, power off
+ * executor relay PORT ARGV...        in a guest: serve TCP connections with a
+ *                                    program that is ready before they come
  * executor check FILE                only read a program
  * executor tables                    what ops, flags, limits and results it has
  *
@@ -96,7 +98,7 @@ static int run_main(const char *file, const char *audit_file)
 static int usage(void)
 {
 	fprintf(stderr, "usage: executor run FILE [--audit FILE] | check FILE | "
-			"agent [--audit FILE] | tables\n");
+			"agent [--audit FILE] | relay PORT ARGV... | tables\n");
 	return 2;
 }
 
@@ -104,6 +106,11 @@ int main(int argc, char **argv)
 {
 	const char *audit_file = NULL;
 
+	if (argc >= 4 && !strcmp(argv[1], "relay")) {
+		int port = atoi(argv[2]);
+
+		return port > 0 && port < 65536 ? relay_main(port, argv + 3) : usage();
+	}
 	if (argc >= 4 && !strcmp(argv[argc - 2], "--audit")) {
 		audit_file = argv[argc - 1];
 		argc -= 2;

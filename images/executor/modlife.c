@@ -41,12 +41,14 @@ bool module_range(const char *name, uint64_t *base, uint64_t *size)
 void life_loaded(const struct program *prog, int module, uint64_t us)
 {
 	struct life *life;
+	uint32_t number;
 
 	if (module < 0)
 		return;
-	life = &shared->life[atomic_fetch_add(&shared->nlives, 1) % MAX_LIVES];
-	life->module = module;
-	life->number = atomic_fetch_add(&shared->loads[module], 1) + 1;
+	/* One module that comes and goes does not displace another that stays. */
+	number = atomic_fetch_add(&shared->loads[module], 1) + 1;
+	life = &shared->life[module][number % MAX_LIVES];
+	life->number = number;
 	life->base = 0;
 	life->size = 0;
 	life->loaded_us = us;
@@ -54,24 +56,25 @@ void life_loaded(const struct program *prog, int module, uint64_t us)
 	module_range(prog->module[module], &life->base, &life->size);
 }
 
-/* The load of a module that nobody has reported as unloaded yet. */
+/* Where the load is kept that nobody has reported as unloaded yet. */
 uint32_t life_open(int module)
 {
-	for (uint32_t i = 0; i < MAX_LIVES; i++) {
-		const struct life *life = &shared->life[i];
+	for (uint32_t i = 0; module >= 0 && i < MAX_LIVES; i++) {
+		const struct life *life = &shared->life[module][i];
 
-		if (life->number && (int)life->module == module && !life->unloaded_us)
+		if (life->number && !life->unloaded_us)
 			return i;
 	}
 	return NO_LIFE;
 }
 
-void life_unloaded(uint32_t number, int module, uint64_t us)
+void life_unloaded(uint32_t slot, int module, uint64_t us)
 {
-	if (module >= 0)
-		atomic_fetch_add(&shared->unloads[module], 1);
-	if (number != NO_LIFE && (int)shared->life[number].module == module)
-		shared->life[number].unloaded_us = us;
+	if (module < 0)
+		return;
+	atomic_fetch_add(&shared->unloads[module], 1);
+	if (slot != NO_LIFE)
+		shared->life[module][slot].unloaded_us = us;
 }
 
 /* Kernel stack of one task as text; empty where it may not be read. */

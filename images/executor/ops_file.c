@@ -42,8 +42,8 @@ void data_lost(struct ctx *c, const char *what, uint64_t offset,
 	atomic_store(&c->st->ndata, count + 1);
 }
 
-static void check_pattern(struct ctx *c, const unsigned char *got, size_t len,
-			  uint64_t key, uint64_t offset)
+void check_pattern(struct ctx *c, const unsigned char *got, size_t len,
+		   uint64_t key, uint64_t offset)
 {
 	size_t at;
 
@@ -114,6 +114,30 @@ int op_pread(struct ctx *c, const struct node *n)
 		return RES_SKIPPED;
 	got = syscall(SYS_pread64, fd, c->buf, (size_t)n->arg[2].i, n->arg[1].i);
 	return finish_read(c, got, n->arg[1].i, &n->arg[3], n->arg[4].i);
+}
+
+/* Where nobody has ever written there are zeros. */
+int op_pread_hole(struct ctx *c, const struct node *n)
+{
+	size_t len = n->arg[2].i, at = 0;
+	int fd = c->fd[n->arg[0].i];
+	ssize_t got;
+
+	if (fd < 0)
+		return RES_SKIPPED;
+	got = syscall(SYS_pread64, fd, c->buf, len, n->arg[1].i);
+	if (got < 0)
+		return errno;
+	while (at < (size_t)got && !c->buf[at])
+		at++;
+	if (at < (size_t)got) {
+		len = got - at < 16 ? got - at : 16;
+		memset(c->want, 0, len);
+		data_lost(c, "differs", n->arg[1].i + at, c->want, len, c->buf + at, len);
+	} else if (at < len) {
+		data_lost(c, "short", n->arg[1].i + at, NULL, 0, NULL, 0);
+	}
+	return 0;
 }
 
 int op_write(struct ctx *c, const struct node *n)

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "executor.h"
@@ -61,6 +62,10 @@ static const struct flag signal_choice[] = {
 	{ "CONT", SIGCONT }, { },
 };
 
+static const struct flag socket_choice[] = {
+	{ "udp", SOCK_DGRAM }, { "raw", SOCK_RAW }, { },
+};
+
 static const char * const kind_names[] = {
 	[P_SLOT] = "slot", [P_MAP] = "map", [P_COUNT] = "count",
 	[P_NUMBER] = "number", [P_OFFSET] = "offset", [P_U64] = "u64",
@@ -98,6 +103,7 @@ static const struct op_type op_types[] = {
 	OP(read, SLOT, COUNT, KEY, NUMBER),
 	OP(write, SLOT, COUNT, KEY),
 	OP(pread, SLOT, NUMBER, COUNT, KEY, NUMBER),
+	OP(pread_hole, SLOT, NUMBER, COUNT),
 	OP(pwrite, SLOT, NUMBER, COUNT, KEY),
 	OP(lseek, SLOT, OFFSET, CHOICE(whence_choice)),
 	OP(fsync, SLOT),
@@ -126,7 +132,12 @@ static const struct op_type op_types[] = {
 	OP(sleep, NUMBER, NUMBER),
 	OP(delay, NUMBER),
 	OP_PLAIN(yield),
+	OP(pin, NUMBER),
 	OP(barrier, BARRIER),
+	OP(await_line, PATH, TEXT, NUMBER),
+	OP(socket, SLOT, CHOICE(socket_choice), NUMBER),
+	OP(send, SLOT, NUMBER, COUNT, KEY),
+	OP(recv, SLOT, COUNT, KEY, NUMBER, NUMBER),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
 	OP(ifup, PATH),

@@ -175,10 +175,21 @@ void tell_sums(const struct program *prog)
 	}
 }
 
+static void tell_life(const char *module, const struct life *life)
+{
+	ev_begin("life");
+	ev_str("module", module);
+	ev_u64("number", life->number);
+	ev_addr("base", life->base);
+	ev_u64("size", life->size);
+	ev_u64("loaded_us", life->loaded_us);
+	if (life->unloaded_us)
+		ev_u64("unloaded_us", life->unloaded_us);
+	ev_end();
+}
+
 void tell_modules(const struct program *prog)
 {
-	uint32_t n = atomic_load(&shared->nlives);
-
 	for (unsigned int i = 0; i < prog->nmodules; i++) {
 		ev_begin("loaded");
 		ev_str("module", prog->module[i]);
@@ -186,17 +197,10 @@ void tell_modules(const struct program *prog)
 		ev_u64("unloaded", atomic_load(&shared->unloads[i]));
 		ev_end();
 	}
-	for (uint32_t i = n > MAX_LIVES ? n - MAX_LIVES : 0; i < n; i++) {
-		const struct life *life = &shared->life[i % MAX_LIVES];
+	for (unsigned int i = 0; i < prog->nmodules; i++) {
+		uint32_t loads = atomic_load(&shared->loads[i]);
 
-		ev_begin("life");
-		ev_str("module", prog->module[life->module]);
-		ev_u64("number", life->number);
-		ev_addr("base", life->base);
-		ev_u64("size", life->size);
-		ev_u64("loaded_us", life->loaded_us);
-		if (life->unloaded_us)
-			ev_u64("unloaded_us", life->unloaded_us);
-		ev_end();
+		for (uint32_t n = loads > MAX_LIVES ? loads - MAX_LIVES : 0; n < loads; n++)
+			tell_life(prog->module[i], &shared->life[i][(n + 1) % MAX_LIVES]);
 	}
 }

@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
+#include <linux/timer.h>
 
 /* Is it that kernel or a later one? family.mk gives its numbers. */
 #define KMH_KERNEL_CODE (KMH_KERNEL_MAJOR * 1000 + KMH_KERNEL_MINOR)
@@ -145,6 +146,77 @@ static const struct address_space_operations __maybe_unused kmh_ram_aops = {
 	.write_end	= simple_write_end,
 	.set_page_dirty	= kmh_set_page_dirty,
 };
+#endif
+
+/*
+ * 5.19: address space operations take folios, of one page unless a filesystem
+ * asks for more. (5.18 has half of that change and is not catered for.)
+ */
+#if KMH_KERNEL(5, 19)
+#define kmh_folio			folio
+#define kmh_read_folio			read_folio
+#define kmh_invalidate_folio		invalidate_folio
+#define kmh_invalidate_len		size_t
+#define kmh_release_folio		release_folio
+#define kmh_release_ret			bool
+#define kmh_folio_address		folio_address
+#define kmh_folio_attach_private	folio_attach_private
+#define kmh_folio_detach_private	folio_detach_private
+#define kmh_folio_mark_uptodate		folio_mark_uptodate
+#define kmh_folio_put			folio_put
+#define kmh_folio_test_private		folio_test_private
+#define kmh_folio_test_uptodate		folio_test_uptodate
+#define kmh_folio_unlock		folio_unlock
+#else
+#define kmh_folio			page
+#define kmh_read_folio			readpage
+#define kmh_invalidate_folio		invalidatepage
+#define kmh_invalidate_len		unsigned int
+#define kmh_release_folio		releasepage
+#define kmh_release_ret			int
+#define kmh_folio_address		page_address
+#define kmh_folio_attach_private	attach_page_private
+#define kmh_folio_detach_private	detach_page_private
+#define kmh_folio_mark_uptodate		SetPageUptodate
+#define kmh_folio_put			put_page
+#define kmh_folio_test_private		PagePrivate
+#define kmh_folio_test_uptodate		PageUptodate
+#define kmh_folio_unlock		unlock_page
+#endif
+
+/*
+ * The page at @index, locked, and with a reference; a new one if need be, NULL
+ * without memory. (6.4 made an error pointer of that NULL.)
+ */
+static inline struct kmh_folio *kmh_filemap_grab(struct address_space *mapping, pgoff_t index)
+{
+#if KMH_KERNEL(5, 19)
+	struct folio *folio = __filemap_get_folio(mapping, index,
+						  FGP_LOCK | FGP_ACCESSED | FGP_CREAT,
+						  mapping_gfp_mask(mapping));
+
+	return IS_ERR(folio) ? NULL : folio;
+#else
+	return find_or_create_page(mapping, index, mapping_gfp_mask(mapping));
+#endif
+}
+
+/* What an inode operation got for KMH_IDMAP_ARG, for another one that it calls. */
+#if KMH_KERNEL(6, 3)
+#define KMH_IDMAP_PASS idmap,
+#elif KMH_KERNEL(5, 12)
+#define KMH_IDMAP_PASS mnt_userns,
+#else
+#define KMH_IDMAP_PASS
+#endif
+
+/* 6.2 renamed them; 6.15 took the old names away. */
+#if KMH_KERNEL(6, 2)
+#define kmh_timer_delete timer_delete
+#define kmh_timer_delete_sync timer_delete_sync
+#else
+#define kmh_timer_delete del_timer
+#define kmh_timer_delete_sync del_timer_sync
 #endif
 
 #endif

@@ -1,28 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Files and directories: names live in the dentry cache, data in the page cache. */
+/* Files and directories: names live in the dentry cache. What is in a file: data.c. */
 #include <linux/fs.h>
 #include <linux/module.h>
-#include <linux/pagemap.h>
-#include <linux/splice.h>
 
 #include "kmh_compat.h"
 #include "poolfs.h"
-
-static const struct file_operations poolfs_file_operations = {
-	.owner		= POOLFS_OWNER,
-	.llseek		= generic_file_llseek,
-	.read_iter	= generic_file_read_iter,
-	.write_iter	= generic_file_write_iter,
-	.mmap		= generic_file_mmap,
-	.fsync		= noop_fsync,
-	.splice_read	= kmh_file_splice_read,
-	.splice_write	= iter_file_splice_write,
-};
-
-static const struct inode_operations poolfs_file_inode_operations = {
-	.setattr	= simple_setattr,
-	.getattr	= simple_getattr,
-};
 
 /* simple_dir_operations with an owner. */
 static const struct file_operations poolfs_dir_operations = {
@@ -90,7 +72,7 @@ struct inode *poolfs_new_inode(struct super_block *sb, const struct inode *dir, 
 	if (!inode)
 		return NULL;
 
-	inode->i_ino = get_next_ino();
+	inode->i_ino = poolfs_data_ino(sb);
 	kmh_inode_init_owner(inode, dir, mode);
 	kmh_inode_init_times(inode);
 
@@ -101,10 +83,9 @@ struct inode *poolfs_new_inode(struct super_block *sb, const struct inode *dir, 
 		return inode;
 	}
 
-	inode->i_op = &poolfs_file_inode_operations;
-	inode->i_fop = &poolfs_file_operations;
-	inode->i_mapping->a_ops = &kmh_ram_aops;
-	mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
-	mapping_set_unevictable(inode->i_mapping);
+	if (poolfs_data_init(inode)) {
+		iput(inode);
+		return NULL;
+	}
 	return inode;
 }

@@ -20,5 +20,5 @@ module_exit(poolfs_module_exit);
 
 MODULE_DESCRIPTION("In-memory filesystem whose inodes come from a pool of its own");
 MODULE_LICENSE("GPL");
-MODULE_ALIAS_FS("poolfs");
+MODULE_ALIAS_FS(POOLFS_NAME);
 KMH_MODULE_VARIANT();

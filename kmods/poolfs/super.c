@@ -11,6 +11,7 @@
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/rcupdate.h>
@@ -72,7 +73,7 @@ static int poolfs_init(void)
 	if (!pool)
 		return -ENOMEM;
 
-	pool->inodes = kmem_cache_create("poolfs_inode", sizeof(struct poolfs_inode), 0,
+	pool->inodes = kmem_cache_create(POOLFS_NAME "_inode", sizeof(struct poolfs_inode), 0,
 					 SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, poolfs_inode_once);
 	if (!pool->inodes)
 		goto out_pool;
@@ -133,6 +134,7 @@ static struct inode *poolfs_alloc_inode(struct super_block *sb)
 	if (!pi)
 		return NULL;
 	pi->limits = poolfs_pool->prototype->limits;
+	pi->store = NULL;
 	return &pi->vfs_inode;
 }
 
@@ -140,6 +142,13 @@ static struct inode *poolfs_alloc_inode(struct super_block *sb)
 static void poolfs_free_inode(struct inode *inode)
 {
 	kmem_cache_free(poolfs_pool->inodes, POOLFS_I(inode));
+}
+
+static void poolfs_evict_inode(struct inode *inode)
+{
+	truncate_inode_pages_final(&inode->i_data);
+	clear_inode(inode);
+	poolfs_data_evict(inode);
 }
 
 static int poolfs_show_options(struct seq_file *m, struct dentry *root)
@@ -153,6 +162,7 @@ static int poolfs_show_options(struct seq_file *m, struct dentry *root)
 static const struct super_operations poolfs_super_operations = {
 	.alloc_inode	= poolfs_alloc_inode,
 	.free_inode	= poolfs_free_inode,
+	.evict_inode	= poolfs_evict_inode,
 	.drop_inode	= kmh_inode_just_drop,
 	.statfs		= simple_statfs,
 	.show_options	= poolfs_show_options,
@@ -213,6 +223,10 @@ static int poolfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	sb->s_op = &poolfs_super_operations;
 	sb->s_time_gran = 1;
 
+	err = poolfs_data_mount(sb);
+	if (err)
+		return err;
+
 	root = poolfs_new_inode(sb, NULL, S_IFDIR | limits->mode);
 	if (!root)
 		return -ENOMEM;
@@ -265,9 +279,13 @@ static int poolfs_init_fs_context(struct fs_context *fc)
 	return 0;
 }
 
+/* Also for a mount that failed: then without a root, and maybe without anything. */
 static void poolfs_kill_sb(struct super_block *sb)
 {
+	bool had_root = sb->s_root;
+
 	kmh_kill_persistent_super(sb);
+	poolfs_data_umount(sb, had_root);
 
 	/*
 	 * Mistake per-mount-destroy: the pool goes with this mount, as if it
@@ -283,14 +301,14 @@ static void poolfs_kill_sb(struct super_block *sb)
 
 static struct file_system_type poolfs_type = {
 	.owner			= POOLFS_OWNER,
-	.name			= "poolfs",
+	.name			= POOLFS_NAME,
 	.init_fs_context	= poolfs_init_fs_context,
 	.parameters		= poolfs_parameters,
 	.kill_sb		= poolfs_kill_sb,
 };
 
 const struct vfs_attachment poolfs_attachment = {
-	.name	= "poolfs",
+	.name	= POOLFS_NAME,
 	.init	= poolfs_init,
 	.done	= poolfs_done,
 	.type	= &poolfs_type,

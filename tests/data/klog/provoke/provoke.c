@@ -20,6 +20,7 @@
 #include <linux/kthread.h>
 #include <linux/list.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
@@ -757,6 +758,85 @@ static noinline void kmod_outlives(void)
 	proc_create("provoke_stay", 0400, NULL, &stay_ops);
 }
 
+/* check_mm(), when the loader's memory goes */
+static noinline void rss_counter(void)
+{
+	atomic_long_inc(&current->mm->rss_stat.count[MM_ANONPAGES]);
+}
+
+/* check_mm(), when the loader's memory goes */
+static noinline void page_tables(void)
+{
+	mm_inc_nr_ptes(current->mm);
+}
+
+/* vm_normal_page(), when the loader's memory goes */
+static noinline void bad_page_map(void)
+{
+	unsigned long at = vm_mmap(NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE,
+				   MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	spinlock_t *lock;
+	pte_t *pte;
+
+	if (IS_ERR_VALUE(at) || put_user(1, (int __user *)at))
+		return;
+	mmap_read_lock(current->mm);
+	if (!follow_pte(current->mm, at, &pte, &lock)) {
+		set_pte(pte, pfn_pte(HIDE(1UL << 32), PAGE_SHARED));
+		pte_unmap_unlock(pte, lock);
+	}
+	mmap_read_unlock(current->mm);
+}
+
+/* filp_close() */
+static noinline void file_count_zero(void)
+{
+	struct file *file = filp_open("/", O_RDONLY, 0);
+
+	if (IS_ERR(file))
+		return;
+	atomic_long_set(&file->f_count, 0);
+	filp_close(file, NULL);
+}
+
+static atomic_t at_the_line;
+
+static void start_together(void)
+{
+	atomic_inc(&at_the_line);
+	while (atomic_read(&at_the_line) < 2)
+		cpu_relax();
+}
+
+static noinline int warn_together(void *unused)
+{
+	start_together();
+	WARN(HIDE(1), "one of two at once\n");
+	return 0;
+}
+
+static noinline int read_together(void *unused)
+{
+	struct victim *v = freed_victim();
+
+	start_together();
+	return READ_ONCE(v->data[3]);
+}
+
+/* WARN() and KASAN, on two processors at the same time */
+static noinline void two_at_once(void)
+{
+	struct task_struct *one = kthread_create(warn_together, NULL, "one");
+	struct task_struct *two = kthread_create(read_together, NULL, "two");
+
+	if (IS_ERR(one) || IS_ERR(two))
+		return;
+	kthread_bind(one, 0);
+	kthread_bind(two, 1);
+	wake_up_process(one);
+	wake_up_process(two);
+}
+
 #define P(name) { #name, name }
 
 static const struct provocation {
@@ -782,7 +862,8 @@ static const struct provocation {
 	P(device_without_release), P(sysfs_remove_absent), P(proc_duplicate),
 	P(proc_remove_full), P(proc_remove_absent), P(leak), { "busy_inode", busy_fs },
 	{ "busy_dentry", busy_fs }, P(timer_outlives), P(thread_outlives),
-	P(kmod_outlives),
+	P(kmod_outlives), P(rss_counter), P(page_tables), P(bad_page_map), P(file_count_zero),
+	P(two_at_once),
 };
 
 static int __init provoke_init(void)

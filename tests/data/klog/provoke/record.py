@@ -40,6 +40,7 @@ mount -t devtmpfs dev /dev
 echo {READY.decode().strip()}
 while read -r line < {FW_CFG}; [ "$line" = wait ]; do usleep 10000; done
 sh {FW_CFG}
+[ -e /leave ] && exit 7
 reboot -f
 """
 
@@ -73,9 +74,12 @@ CASES = (
         bad_page sysfs_duplicate kobject_init_twice kobject_put_uninit device_without_release
         sysfs_remove_absent proc_duplicate proc_remove_full proc_remove_absent lock_nest_not_held
         lock_class_twice spin_bad_magic thread_keeps_lock work_keeps_lock vmalloc_zero
-        kvmalloc_huge
+        kvmalloc_huge rss_counter page_tables bad_page_map file_count_zero
         """
     ),
+    # Process 1 leaves.
+    Case("init_exits", "touch /leave"),
+    Case("two_at_once", "{load}; sleep 3"),
     Case("lock_to_user", "{load}; echo x > /sys/kernel/debug/provoke_lock"),
     Case("netdev_held", "ip link; {load} & sleep 25"),
     Case("lock_recursive", "{load} & sleep 4"),
@@ -111,6 +115,11 @@ CASES = (
         " rmmod provoke; insmod /provoke.ko what=kasan_uaf_read; rmmod provoke;"
         " insmod /provoke.ko what=null_read_raw",
     ),
+    Case(
+        "memory_panic",
+        "echo 1 > /proc/sys/vm/panic_on_oom; mount -t tmpfs -o size=2G ram /mnt;"
+        " dd if=/dev/zero of=/mnt/x bs=1M",
+    ),
     # Logs without a report.
     Case("harmless", "{load}; cat /proc/modules", what="nothing"),
     Case(
@@ -120,19 +129,23 @@ CASES = (
 )
 
 
-class WithAcpi(Machine):
-    """A trial's machine does without ACPI; the kernel's fw_cfg driver does not."""
+class WithFwCfg(Machine):
+    """A trial's executor reads its program from QEMU's ports; a shell needs the kernel's driver.
+
+    Without ACPI it is told where the ports are.
+    """
 
     __slots__ = ()
 
     def argv(self, *, qmp_fd: int, report: str) -> list[str]:
         words = Machine.argv(self, qmp_fd=qmp_fd, report=report)
-        return [word.replace(",acpi=off", "").replace(" acpi=off", "") for word in words]
+        words[words.index("-append") + 1] += " qemu_fw_cfg.ioport=4@0x510:0:1"
+        return words
 
 
 def make_machine(args: argparse.Namespace, folder: Path, **options: bool) -> Machine:
     """The machine of the template, or of a clone with ``incoming``."""
-    return WithAcpi(
+    return WithFwCfg(
         qemu=find_qemu(),
         lane=Lane.SMP,
         accelerator=Accelerator.TCG,

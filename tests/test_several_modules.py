@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Families of several modules: their data file, what needs what, and what a trial gets of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness import cpio, lab, modules, program, scenario, scenario_compile, store
+from harness.errors import BuildError, UsageError
+from harness.kernels import Kernel
+from harness.modules import Family, Module
+from harness.program import Actor, Op, Program
+
+KBUILD = "obj-m := base.o user.o\nobj-m += \\\n\tother-one.o\n"
+DATA = """\
+name: three
+modules: {main: user, core: base, backend: other-one}
+surfaces: {filesystem: x}
+"""
+
+
+def family(folder: Path, data: str | None = DATA, kbuild: str = KBUILD) -> Family:
+    folder.mkdir(exist_ok=True)
+    (folder / "Kbuild").write_text(kbuild)
+    if data is not None:
+        (folder / "module.yaml").write_text(data)
+    return modules.find_family(str(folder))
+
+
+def test_roles_are_what_the_kernel_calls_the_modules(tmp_path: Path) -> None:
+    three = family(tmp_path)
+    assert dict(three.roles) == {"main": "user", "core": "base", "backend": "other_one"}
+    assert three.offers == {"module", "filesystem", "core", "backend"}
+
+
+def test_family_of_one_has_only_the_main_role(tmp_path: Path) -> None:
+    one = family(tmp_path, "name: foo-bar\n", "obj-m := foo-bar.o\n")
+    assert dict(one.roles) == {"main": "foo_bar"}
+    assert one.offers == {"module"}
+
+
+def test_several_modules_without_a_data_file_are_not_guessed_at(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names 3 modules: base, user, other-one") as caught:
+        family(tmp_path, None)
+    assert "modules: {main: other-one, ROLE: base, ROLE: user}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("{name: a, modules: {core: b}}", r"modules: Value error, one of them has the role 'main'"),
+        ("{name: a, modules: {main: b, core: b}}", "a module has two roles"),
+        ("{name: a, modules: {main: b, Core: c}}", r"modules\.Core\..*should match pattern"),
+        ("{name: a, modules: {}}", "at least 1 item"),
+    ],
+)
+def test_malformed_roles(tmp_path: Path, data: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        family(tmp_path, data)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../beside", "."])
+def test_sources_that_are_not_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / "beside").mkdir()
+    three = family(tmp_path / "three", DATA + f"sources: ['{name}']\n")
+    kernel = make_kernel(tmp_path)
+    with pytest.raises(UsageError, match=f"sources: no folder '{name}' beside it"):
+        modules.build_module(store.Store(tmp_path / "cache"), three, "good", kernel)
+
+
+# ---- compiled modules, with their modinfo and strip(1) made up ----------------------------------
+
+
+def make_kernel(folder: Path) -> Kernel:
+    return Kernel("6.1", "kasan", "6.1.1-kasan", "1", "gcc", "0", "k", folder, folder)
+
+
+def fake_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up module's file holds its name and what it needs."""
+
+    def modinfo(path: Path) -> dict[str, str]:
+        name, depends = path.read_text().split(":")[:2]
+        return {"name": name, "depends": depends, "vermagic": "6.1.1-kasan SMP "}
+
+    def run(argv: Sequence[str], **rest: object) -> None:
+        assert argv[0] == "strip"
+        shutil.copyfile(argv[-1], argv[-2])
+
+    monkeypatch.setattr(modules, "modinfo", modinfo)
+    monkeypatch.setattr(modules.proc, "run", run)
+
+
+def build(folder: Path, name: str) -> Module:
+    taken = modules.find_family(str(folder / name))
+    return modules.build_module(store.Store(folder / "cache"), taken, "good", make_kernel(folder))
+
+
+def put(folder: Path, **needs: str) -> None:
+    for name, needed in needs.items():
+        (folder / f"{name}.ko").write_text(f"{name}:{needed}")
+
+
+def names(found: Sequence[Module]) -> list[str]:
+    return [module.name for module in found]
+
+
+def test_what_a_module_needs_lies_beside_it_and_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    put(tmp_path, top="left,right", left="base", right="base", base="", stranger="")
+    (tmp_path / "right.ko").rename(tmp_path / "right-.ko")
+    (tmp_path / "right-.ko").write_text("right-:base")
+    (tmp_path / "top.ko").write_text("top:left,right-")
+    made = build(tmp_path, "top.ko")
+    assert names(made.needs) == ["base", "left", "right_"]
+    assert names(made.everything) == ["base", "left", "right_", "top"]
+    payload = dict(made.payload())
+    assert sorted(payload) == [f"payload/{name}.ko" for name in ("base", "left", "right_", "top")]
+    assert payload["payload/base.ko"].content == b"base:"
+    assert cpio.archive(payload)
+
+
+def test_module_that_is_needed_and_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    put(tmp_path, top="base")
+    with pytest.raises(BuildError, match=r"top\.ko: needs the module base") as caught:
+        build(tmp_path, "top.ko")
+    assert f"put base.ko into {tmp_path}" in str(caught.value.hint)
+
+
+def test_another_version_of_what_is_needed_is_another_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    put(tmp_path, top="base", base="")
+    first = build(tmp_path, "top.ko")
+    (tmp_path / "base.ko").write_text("base::newer")
+    assert build(tmp_path, "top.ko").needs[0].sha256 != first.needs[0].sha256
+
+
+# ---- what a trial gets of them ------------------------------------------------------------------
+
+
+def made_up(name: str, *needs: Module, **others: Module) -> Module:
+    ko = Path(f"/nowhere/{name}.ko")
+    return Module(name, "good", ko, "0", "v", needs, tuple(others.items()))
+
+
+BASE = made_up("base")
+BACK = made_up("back", BASE)
+USER = made_up("user", BASE, core=BASE, backend=BACK)
+
+
+def test_scenarios_know_modules_by_their_roles() -> None:
+    assert lab.module_bindings(USER) == {
+        "module": "user", "ko": "/payload/user.ko",
+        "module.core": "base", "ko.core": "/payload/base.ko",
+        "module.backend": "back", "ko.backend": "/payload/back.ko",
+    }  # fmt: skip
+    assert names(USER.everything) == ["base", "user", "back"]
+
+
+TEXT = """\
+about: test
+surfaces: [module, backend]
+lanes: {det: {bound_us: 1000}}
+actors:
+  - name: a
+    do: [{finit_module: "${ko.backend}"}, {delete_module: "${module.backend}"}]
+"""
+
+
+def test_role_in_a_scenario() -> None:
+    plan = scenario.parse_scenario(TEXT, "t.yaml")
+    assert plan.needs == {"ko.backend", "module.backend"}
+    made = scenario_compile.compile_program(plan, seed=0, bindings=lab.module_bindings(USER))
+    assert [node.args[0] for node in made.actors[0].body if isinstance(node, Op)] == [
+        "/payload/back.ko", "back",
+    ]  # fmt: skip
+
+
+def test_role_that_a_family_does_not_have() -> None:
+    plan = scenario.parse_scenario(TEXT, "t.yaml")
+    with pytest.raises(UsageError, match=r"needs \$\{ko\.backend\}, \$\{module\.backend\}"):
+        scenario_compile.compile_program(plan, seed=0, bindings=lab.module_bindings(BASE))
+
+
+def loads(*paths: str) -> tuple[Op, ...]:
+    return tuple(Op("p", "finit_module", (path, "", ())) for path in paths)
+
+
+def shown(nodes: Sequence[program.Node]) -> list[tuple[str, object]]:
+    return [(node.name, node.args[0]) for node in nodes if isinstance(node, Op)]
+
+
+NEEDS = {"/b/user.ko": ["/b/base.ko", "/b/mid.ko"], "/b/mid.ko": ["/b/base.ko"]}
+
+
+def test_what_is_needed_is_loaded_first_and_unloaded_last() -> None:
+    own = Op("p", "sync")
+    before = Program("n", 1, 1000, (Actor("a", "a", loads("/b/user.ko")),), setup=(own,),
+                     teardown=(own,))  # fmt: skip
+    after = program.load_first(before, NEEDS)
+    assert shown(after.setup[:2]) == [("finit_module", "/b/base.ko"), ("finit_module", "/b/mid.ko")]
+    assert shown(after.teardown[1:]) == [("delete_module", "mid"), ("delete_module", "base")]
+    assert after.setup[2:] == after.teardown[:1] == (own,)
+    assert Program.parse(after.serialise()) == after
+
+
+def test_scenario_that_loads_what_is_needed_is_left_alone() -> None:
+    actor = Actor("a", "a", loads("/b/base.ko", "/b/mid.ko", "/b/user.ko"))
+    before = Program("n", 1, 1000, (actor,))
+    assert program.load_first(before, NEEDS) == before
+    assert program.load_first(Program("n", 1, 1000, ()), NEEDS) == Program("n", 1, 1000, ())
