@@ -68,7 +68,9 @@ def stints(family: modules.Family, limits: Limits, lane: Lane) -> Iterator[Stint
             yield Stint(family, name, Lane.DET, range(limits.good_trials), None, ())
             yield Stint(family, name, Lane.SMP, range(1), limits.good_seconds, ())
         else:
-            own = lane if variant.lane == Lane.DET else Lane(variant.lane)
+            own = Lane(variant.lane)
+            if own is Lane.DET:
+                own = lane
             # Seed 0 looks for leaks, which takes longer than all that follow together.
             first = 0 if any("leak" in promise for promise in variant.expect) else 1
             tries = range(first, first + limits.bad_trials)

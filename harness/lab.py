@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -247,10 +247,16 @@ def decoded(result: TrialResult, kernel: Kernel) -> str:
     """Return a result's findings as text, with functions and source lines."""
     parts = []
     for finding in result.findings:
-        text = symbolise.decode(finding.detail, vmlinux=kernel.vmlinux, modules=result.lives)
-        # Assembly files are named in full, and a module's after the folder that it was
-        # compiled from; where this machine keeps them is nobody's business.
-        for folder in (kernel.source, kernel.build):
-            text = text.replace(f"{folder}/", "")
+        text = decode_text(finding.detail, kernel, result.lives)
         parts.append(f"{finding.title}\n\n{text}\n" if text else f"{finding.title}\n")
     return "\n".join(parts)
+
+
+def decode_text(text: str, kernel: Kernel, lives: Sequence[symbolise.ModuleLife]) -> str:
+    """Return what a kernel printed, with functions and source lines."""
+    text = symbolise.decode(text, vmlinux=kernel.vmlinux, modules=lives)
+    # Assembly files are named in full, and a module's after the folder that it was
+    # compiled from; where this machine keeps them is nobody's business.
+    for folder in (kernel.source, kernel.build):
+        text = text.replace(f"{folder}/", "")
+    return text

@@ -65,6 +65,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "umount_flags": ("force", "detach", "expire", "nofollow"),
         "finit_flags": ("ignore_modversions", "ignore_vermagic"),
         "delete_flags": ("nonblock", "trunc"),
+        "socket_choice": ("udp", "raw"),
         "signal_choice": ("HUP", "INT", "KILL", "USR1", "TERM", "STOP", "CONT"),
     }
 )  # fmt: skip
@@ -230,7 +231,17 @@ _SPECS = (
     #: A seeded 0..spins turns of an empty loop.
     OpSpec("delay", (Param("spins", Kind.NUMBER),)),
     OpSpec("yield"),
+    #: From here on only this processor runs the actor; EINVAL where there is none.
+    OpSpec("pin", (Param("cpu", Kind.NUMBER),)),
     OpSpec("barrier", (Param("number", Kind.BARRIER),)),
+    #: Until the file has this line; files that announce a change are waited for, not asked again.
+    OpSpec("await_line", (_PATH, Param("line", Kind.TEXT), Param("timeout_ms", Kind.NUMBER, 0))),
+    #: Over loopback: bound to a port (0: to none), or for every packet of an IP protocol.
+    OpSpec("socket", (_SLOT, Param("type", Kind.CHOICE, "udp", "socket_choice"),
+                      Param("number", Kind.NUMBER, 0))),
+    #: One datagram to a port of 127.0.0.1; its pattern starts at offset 0.
+    OpSpec("send", (_SLOT, Param("port", Kind.NUMBER, 0), _COUNT, _KEY)),
+    OpSpec("recv", (_SLOT, _COUNT, _CHECK, _LEAST, Param("timeout_ms", Kind.NUMBER, 0))),
     OpSpec("finit_module", (_PATH, Param("params", Kind.TEXT, ""), _flags("flags", "finit_flags"))),
     OpSpec("delete_module", (Param("name", Kind.PATH),
                              _flags("flags", "delete_flags", "nonblock"))),

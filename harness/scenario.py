@@ -493,17 +493,18 @@ def _check_slots(
     document: Document, actor: ActorTemplate | None, body: tuple[AnyStep, ...] = ()
 ) -> None:
     steps = [step for step in _steps_in(actor.body if actor else body) if isinstance(step, Step)]
-    makers = {Kind.SLOT: "open", Kind.MAP: "mmap"}
+    makers = {Kind.SLOT: ("open", "socket"), Kind.MAP: ("mmap",)}
     for step in steps:
         if actor is None and step.spec.name == "barrier":
             raise document.error_at(step.line, step.place, "a barrier outside the actors")
         if actor and actor.kind == "thread" and step.spec.process_only:
             raise document.error_at(step.line, step.place, f"{step.spec.name} is not for threads")
         for param, value in zip(step.spec.params, step.args, strict=True):
-            maker = makers.get(param.kind)
-            if maker is None or step.spec.name == maker:
+            fillers = makers.get(param.kind, ())
+            if not fillers or step.spec.name in fillers:
                 continue
-            if not any(other.spec.name == maker and other.args[0] == value for other in steps):
+            if not any(other.spec.name in fillers and other.args[0] == value for other in steps):
+                missing = f"no {' or '.join(fillers)} fills it"
                 raise document.error_at(
-                    step.line, step.place, f"{param.name} {value} is used, but no {maker} fills it"
+                    step.line, step.place, f"{param.name} {value} is used, but {missing}"
                 )

@@ -33,8 +33,12 @@ _STAGING = ".staging-"
 _LOCKS = "locks"
 
 
-def digest(inputs: Mapping[str, str]) -> str:
-    """Return the name of the artefact that these inputs make, 16 hex digits."""
+def digest(inputs: Mapping[str, object]) -> str:
+    """Return the name of the artefact that these inputs make, 16 hex digits.
+
+    Args:
+        inputs: anything that JSON has a form for.
+    """
     text = json.dumps(dict(inputs), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

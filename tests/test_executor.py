@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -137,6 +140,7 @@ def test_every_op_answers_ok_where_it_can(run: Run, tmp_path: Path) -> None:
         op("chdir", folder),
         op("write_file", "new", "some text\n"),
         op("read_file", "new", "some text"),
+        op("await_line", "new", "some text"),
         op("unlink", "new"),
         op("chdir", "/"),
         op("rmdir", folder),
@@ -146,7 +150,11 @@ def test_every_op_answers_ok_where_it_can(run: Run, tmp_path: Path) -> None:
         op("sleep", 100, 100),
         op("delay", 1000),
         op("yield"),
+        op("pin", min(os.sched_getaffinity(0))),
         op("barrier", 3),
+        op("socket", 2, "udp", 0),
+        op("send", 2, 9, 1),
+        op("close", 2),
     ]
     events = run(one(*body))
     assert not of(events, "unexpected")
@@ -213,11 +221,113 @@ def test_interfaces_go_down_and_up(executor: Path) -> None:
     assert len(counts(events)) == 3
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody has bound just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            for _ in range(count)
+        ]
+        for one_socket in sockets:
+            one_socket.bind(("127.0.0.1", 0))
+        return [int(one_socket.getsockname()[1]) for one_socket in sockets]
+
+
+def test_datagrams_arrive_with_their_pattern(run: Run) -> None:
+    port, other = free_ports(2)
+    events = run(
+        one(
+            op("socket", 0, "udp", port),
+            op("socket", 1, "udp", other),
+            op("recv", 0, 100, expect=("EAGAIN",)),
+            op("send", 1, port, 1000, 5),
+            op("send", 1, port, 10, 6),
+            op("recv", 0, 65536, 5, 1000, 10_000),
+            op("recv", 0, 65536, 6, 10, 10_000),
+            op("recv", 0, 100, expect=("EAGAIN",)),
+            op("recv", 0, 100, None, 0, 1, expect=("EAGAIN",)),
+            op("send", 0, other, 30, 7),
+            op("poll", 1, ("in",), 10_000),
+            op("read", 1, 30, 7, 30),
+        )
+    )
+    assert not of(events, "unexpected")
+    assert not of(events, "data")
+
+
+def test_datagram_that_differs_or_is_short_is_told(run: Run) -> None:
+    (port,) = free_ports(1)
+    events = run(
+        one(
+            op("socket", 0, "udp", port),
+            Loop(2, (op("send", 0, port, 100, 1),)),
+            op("recv", 0, 65536, 2, 100, 10_000, place="actors[0].do[2]"),
+            op("recv", 0, 65536, 1, 101, 10_000, place="actors[0].do[3]"),
+        )
+    )
+    differs, short = of(events, "data")
+    assert (differs["op"], differs["what"], differs["offset"]) == ("recv", "differs", 0)
+    assert (short["where"], short["what"], short["offset"]) == ("actors[0].do[3]", "short", 100)
+
+
+def test_sockets_answer_the_errno_of_the_kernel(run: Run) -> None:
+    (port,) = free_ports(1)
+    events = run(
+        one(
+            op("socket", 0, "udp", port),
+            op("socket", 1, "udp", port, expect=("EADDRINUSE",)),
+            op("send", 1, port, 10, expect=("SKIPPED",)),
+            op("socket", 1, "udp", 65536, expect=("EINVAL",)),
+            op("socket", 1, "raw", 256, expect=("EINVAL",)),
+            op("send", 0, 65536, 10, expect=("EINVAL",)),
+            op("send", 0, port, 65536, expect=("EMSGSIZE",)),
+            op("send", 0, 0, 10, expect=("EINVAL",)),
+        )
+    )
+    assert not of(events, "unexpected")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets are for root")
+def test_raw_socket_gets_the_packets_of_its_protocol_without_their_header(run: Run) -> None:
+    (port,) = free_ports(1)
+    events = run(
+        one(
+            # 253 is for experiments (RFC 3692): nobody else sends it.
+            op("socket", 0, "raw", 253),
+            op("socket", 1, "udp", port),
+            op("send", 1, port, 10),
+            op("send", 0, 0, 500, 3),
+            op("recv", 0, 65536, 3, 500, 10_000),
+            op("recv", 0, 65536, expect=("EAGAIN",)),
+        )
+    )
+    assert not of(events, "unexpected")
+    assert not of(events, "data")
+
+
+def test_line_is_waited_for_until_the_time_is_over(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text("one\ntwo words\nthree")
+    events = run(
+        one(
+            op("await_line", str(path), "one"),
+            op("await_line", str(path), "three", 1_000_000),
+            op("await_line", str(path), "two", 20, expect=("ETIMEDOUT",)),
+            op("await_line", str(path), "", expect=("ETIMEDOUT",)),
+            op("await_line", str(tmp_path), "one", expect=("EISDIR",)),
+            op("await_line", str(tmp_path / "missing"), "one", expect=("ENOENT",)),
+            op("pin", 1023, expect=("EINVAL",)),
+            op("pin", 1024, expect=("EINVAL",)),
+        )
+    )
+    assert not of(events, "unexpected")
+
+
 def test_empty_slots_skip_the_op_and_say_so(run: Run) -> None:
     names = ("close", "fsync", "poll", "readdir", "read", "write", "pread", "pwrite", "lseek")
-    names += ("ftruncate", "ioctl")
+    names += ("ftruncate", "ioctl", "send", "recv")
     args = {"read": (9,), "write": (9,), "pread": (0, 9), "pwrite": (0, 9), "lseek": (0,)}
-    args |= {"ftruncate": (0,), "ioctl": (1,)}
+    args |= {"ftruncate": (0,), "ioctl": (1,), "send": (9, 9), "recv": (9,)}
     body = [op(name, 0, *args.get(name, ())) for name in names]
     body += [op("mmap", 0, 0, 9), op("munmap", 0), op("touch", 0)]
     events = run(one(*body))

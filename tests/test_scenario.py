@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import modules
 from harness.errors import ScenarioError, UsageError
 from harness.scenario import (
     SCENARIOS,
@@ -36,12 +37,19 @@ def test_builtin_scenarios_are_found_by_name() -> None:
     for name in names:
         scenario = load_scenario(find_scenario(name))
         assert scenario.name == name
-        common = {"ko", "module", "fstype", "mnt", "refused_options"}
-        common |= {"known_by_address", "known_by_number"}
-        common |= {f"{what}.{role}" for what in ("ko", "module") for role in scenario.surfaces}
-        assert scenario.needs - common <= set(scenario.surfaces)
         assert {lane.name for lane in scenario.lanes} == {"det", "smp"}
         assert scenario.lane("det").bound_us > 0
+
+
+@pytest.mark.parametrize("family", modules.all_families(), ids=lambda family: family.name)
+def test_family_has_a_value_for_all_that_its_scenarios_name(family: modules.Family) -> None:
+    known = {"ko", "module", "mnt"} | ({"fstype"} if "filesystem" in family.surfaces else set())
+    known |= set(family.surfaces) | {
+        f"{w}.{role}" for w in ("ko", "module") for role in family.roles
+    }
+    variants = [name for variant in family.variants.values() for name in variant.scenarios]
+    for name in {*family.scenarios, *variants}:
+        assert load_scenario(find_scenario(name)).needs <= known, name
 
 
 def test_paths_are_taken_as_they_are() -> None:
@@ -119,7 +127,7 @@ def test_steps_keep_their_place_and_line() -> None:
         ),
         ("      - stat: /$x", 8, "'$' in '/$x' is neither ${name} nor $$"),
         ("      - stat: ${X}", 8, "is neither ${name} nor $$"),
-        ("      - close: 1", 8, "slot 1 is used, but no open fills it"),
+        ("      - close: 1", 8, "slot 1 is used, but no open or socket fills it"),
         ("      - munmap: 1", 8, "map 1 is used, but no mmap fills it"),
         ("      - stat: a\n        stat: b", 9, "'stat' is there twice"),
         ("      - 3: x", 8, "a field's name is a text, not 3"),
@@ -173,7 +181,7 @@ _ONE = "      - yield\n"
         (scenario_text(_ONE, "    count: ${X}\n"), 10, "count: '$' in '${X}' is neither"),
         (scenario_text("      - chdir: /", "    kind: thread\n"), 8, "chdir is not for threads"),
         (scenario_text(_ONE, "setup: [{barrier: 1}]\n"), 10, "a barrier outside the actors"),
-        (scenario_text(_ONE, "teardown: [{close: 1}]\n"), 10, "no open fills it"),
+        (scenario_text(_ONE, "teardown: [{close: 1}]\n"), 10, "no open or socket fills it"),
     ],
 )
 def test_wrong_file_is_told_with_file_line_and_field(text: str, line: int, why: str) -> None:

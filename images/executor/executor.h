@@ -306,7 +306,7 @@ const struct op_type *op_by_name(const char *name);
 const struct op_type *op_by_index(unsigned int i);
 void tables_print(void);
 
-/* ops_file.c, ops_fs.c, ops_task.c, ops_module.c */
+/* ops_file.c, ops_fs.c, ops_socket.c, ops_task.c, ops_module.c */
 int op_open(struct ctx *c, const struct node *n);
 int op_close(struct ctx *c, const struct node *n);
 int op_read(struct ctx *c, const struct node *n);
@@ -340,7 +340,12 @@ int op_kill(struct ctx *c, const struct node *n);
 int op_sleep(struct ctx *c, const struct node *n);
 int op_delay(struct ctx *c, const struct node *n);
 int op_yield(struct ctx *c, const struct node *n);
+int op_pin(struct ctx *c, const struct node *n);
 int op_barrier(struct ctx *c, const struct node *n);
+int op_await_line(struct ctx *c, const struct node *n);
+int op_socket(struct ctx *c, const struct node *n);
+int op_send(struct ctx *c, const struct node *n);
+int op_recv(struct ctx *c, const struct node *n);
 int op_finit_module(struct ctx *c, const struct node *n);
 int op_delete_module(struct ctx *c, const struct node *n);
 
@@ -351,6 +356,8 @@ int op_ifdown(struct ctx *c, const struct node *n);
 void data_lost(struct ctx *c, const char *what, uint64_t offset,
 	       const unsigned char *expected, size_t nexpected,
 	       const unsigned char *got, size_t ngot);
+void check_pattern(struct ctx *c, const unsigned char *got, size_t len,
+		   uint64_t key, uint64_t offset);
 void task_signals_init(void);
 void barrier_leave(const struct program *prog, unsigned int actor);
 

@@ -42,8 +42,8 @@ void data_lost(struct ctx *c, const char *what, uint64_t offset,
 	atomic_store(&c->st->ndata, count + 1);
 }
 
-static void check_pattern(struct ctx *c, const unsigned char *got, size_t len,
-			  uint64_t key, uint64_t offset)
+void check_pattern(struct ctx *c, const unsigned char *got, size_t len,
+		   uint64_t key, uint64_t offset)
 {
 	size_t at;
 

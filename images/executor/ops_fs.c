@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <mntent.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,4 +140,52 @@ int op_read_file(struct ctx *c, const struct node *n)
 	if ((size_t)len != strlen(want) || memcmp(c->buf, want, len))
 		data_lost(c, "text", 0, (const unsigned char *)want, strlen(want), c->buf, len);
 	return 0;
+}
+
+static bool has_line(const char *text, const char *line)
+{
+	size_t len = strlen(line);
+
+	for (; *text; text += strcspn(text, "\n"), text += *text == '\n') {
+		if (strcspn(text, "\n") == len && !memcmp(text, line, len))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Waits until a file holds a line. Files of the kernel that announce a change
+ * (cgroup.events) do it with POLLPRI, counted from the last read.
+ */
+int op_await_line(struct ctx *c, const struct node *n)
+{
+	uint64_t deadline = now_us() + n->arg[2].i * 1000;
+	int fd = open(n->arg[0].s, O_RDONLY | O_CLOEXEC), err = 0;
+	struct pollfd pfd = { .fd = fd, .events = POLLPRI };
+
+	if (fd < 0)
+		return errno;
+	for (;;) {
+		ssize_t len = pread(fd, c->buf, MAX_IO - 1, 0);
+		uint64_t now = now_us(), left = now < deadline ? deadline - now : 0;
+		struct timespec ts = { left / 1000000, left % 1000000 * 1000 };
+
+		if (len < 0) {
+			err = errno;
+			break;
+		}
+		c->buf[len] = '\0';
+		if (has_line((char *)c->buf, n->arg[1].s))
+			break;
+		if (!left) {
+			err = ETIMEDOUT;
+			break;
+		}
+		if (syscall(SYS_ppoll, &pfd, 1, &ts, NULL, 0) < 0 && errno != EINTR) {
+			err = errno;
+			break;
+		}
+	}
+	close(fd);
+	return err;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Ops on tasks and time: exec, kill, sleep, delay, yield, barrier. */
+/* Ops on tasks and time: exec, kill, sleep, delay, yield, pin, barrier. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -102,6 +102,18 @@ int op_yield(struct ctx *c, const struct node *n)
 	(void)c;
 	(void)n;
 	return syscall(SYS_sched_yield) ? errno : 0;
+}
+
+int op_pin(struct ctx *c, const struct node *n)
+{
+	cpu_set_t set;
+
+	(void)c;
+	if (n->arg[0].i >= CPU_SETSIZE)
+		return EINVAL;
+	CPU_ZERO(&set);
+	CPU_SET(n->arg[0].i, &set);
+	return syscall(SYS_sched_setaffinity, 0, sizeof(set), &set) < 0 ? errno : 0;
 }
 
 /* Fields of shared->barrier[]; its upper half is the futex word. */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "executor.h"
@@ -59,6 +60,10 @@ static const struct flag signal_choice[] = {
 	{ "HUP", SIGHUP }, { "INT", SIGINT }, { "KILL", SIGKILL },
 	{ "USR1", SIGUSR1 }, { "TERM", SIGTERM }, { "STOP", SIGSTOP },
 	{ "CONT", SIGCONT }, { },
+};
+
+static const struct flag socket_choice[] = {
+	{ "udp", SOCK_DGRAM }, { "raw", SOCK_RAW }, { },
 };
 
 static const char * const kind_names[] = {
@@ -127,7 +132,12 @@ static const struct op_type op_types[] = {
 	OP(sleep, NUMBER, NUMBER),
 	OP(delay, NUMBER),
 	OP_PLAIN(yield),
+	OP(pin, NUMBER),
 	OP(barrier, BARRIER),
+	OP(await_line, PATH, TEXT, NUMBER),
+	OP(socket, SLOT, CHOICE(socket_choice), NUMBER),
+	OP(send, SLOT, NUMBER, COUNT, KEY),
+	OP(recv, SLOT, COUNT, KEY, NUMBER, NUMBER),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
 	OP(ifup, PATH),

@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
+#include <linux/timer.h>
 
 /* Is it that kernel or a later one? family.mk gives its numbers. */
 #define KMH_KERNEL_CODE (KMH_KERNEL_MAJOR * 1000 + KMH_KERNEL_MINOR)
@@ -207,6 +208,15 @@ static inline struct kmh_folio *kmh_filemap_grab(struct address_space *mapping, 
 #define KMH_IDMAP_PASS mnt_userns,
 #else
 #define KMH_IDMAP_PASS
+#endif
+
+/* 6.2 renamed them; 6.15 took the old names away. */
+#if KMH_KERNEL(6, 2)
+#define kmh_timer_delete timer_delete
+#define kmh_timer_delete_sync timer_delete_sync
+#else
+#define kmh_timer_delete del_timer
+#define kmh_timer_delete_sync del_timer_sync
 #endif
 
 #endif
