@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import shlex
 import socket
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from harness.errors import GuestError, QemuError
 from harness.keys import Keys, machine_keys
 from harness.modules import Module
 from harness.qemu import Qemu
+from harness.symbolise import ModuleLife
 from harness.template import (
     NO_INPUT,
     Base,
@@ -65,6 +67,12 @@ class Guest:
         self.qemu = qemu
         self.folder = folder
         self.transport = transport
+        self._lives: list[ModuleLife] = []
+
+    @property
+    def lives(self) -> tuple[ModuleLife, ...]:
+        """Where each module that :meth:`loaded` put in lay, in each of its lives."""
+        return tuple(self._lives)
 
     def run(
         self, command: str, *, deadline: Deadline, check: bool = True, input: bytes = b""
@@ -123,19 +131,28 @@ class Guest:
             UnloadFailed: it does not load or unload; with what insmod or rmmod said.
         """
         deadline = Deadline.after(CONNECT_LIMIT_S)
+        lives: list[ModuleLife] = []
         for one in (*module.needs, module):
             path = f"/tmp/{one.name}.ko"
             self.put(one.stripped.read_bytes(), path, deadline=deadline)
-            self._or_fail(f"insmod {path} {parameters if one is module else ''}", deadline)
+            words = f"insmod {path} {parameters if one is module else ''}".rstrip()
+            listed = self._or_fail(f"{words} && cat /proc/modules", deadline)
+            number = 1 + sum(life.name == one.name for life in self._lives)
+            lives.append(ModuleLife(one.name, one.ko, *_place(one.name, listed.text), number, None))
+            self._lives.append(lives[-1])
         yield
-        for one in (module, *reversed(module.needs)):
-            self._or_fail(f"rmmod {one.name}", Deadline.after(CONNECT_LIMIT_S))
+        for life in reversed(lives):
+            command = f"rmmod {life.name} && cat /proc/uptime"
+            up = self._or_fail(command, Deadline.after(CONNECT_LIMIT_S)).text.split()
+            gone = dataclasses.replace(life, unloaded_us=int(float(up[0]) * 1e6))
+            self._lives[self._lives.index(life)] = gone
 
-    def _or_fail(self, command: str, deadline: Deadline) -> None:
+    def _or_fail(self, command: str, deadline: Deadline) -> Output:
         done = self.run(command, deadline=deadline, check=False)
         if done.status != 0:
             said = done.stderr.decode(errors="backslashreplace").strip()
-            raise UnloadFailed(f"`{command}` failed in the guest: {said}")
+            raise UnloadFailed(f"`{command.partition(' && ')[0]}` failed in the guest: {said}")
+        return done
 
     def interact(self) -> None:
         """Connect a terminal to a shell in the guest until it ends.
@@ -152,6 +169,15 @@ class Guest:
     def splats(self) -> tuple[klog.Report, ...]:
         """Return the reports that the kernel printed since the guest was cloned."""
         return klog.parse(self.console())
+
+
+def _place(name: str, listed: str) -> tuple[int, int]:
+    """Address and size of a module in /proc/modules; a module may be gone again already."""
+    for line in listed.splitlines():
+        words = line.split()
+        if words[:1] == [name] and len(words) > 5:
+            return int(words[5], 16), int(words[1])
+    return 0, 0
 
 
 def ssh_template(

@@ -41,6 +41,8 @@ from harness.klognames import (
 )
 from harness.klogrules import Rule, Where
 
+#: Signature of the line by which kmemleak says that it found something, not what.
+LEAK_COUNT = "kmemleak: new suspected memory leaks"
 # The first lines of a report, which say who reported.
 _HEAD_LINES = 12
 
@@ -166,13 +168,18 @@ _TASK_LINES = (
 )
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
 _ADDR = re.compile(r"\b(?:0x)?(?=[0-9a-f]*\d)[0-9a-f]{8,16}\b|\b0x[0-9a-f]+\b")
+_IPV6 = re.compile(
+    r"(?<![\w:./])(?:(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?::"
+    r"(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?)(?![\w:])"
+)
 _LINE = re.compile(r"(?<=\.[chS]):\d+")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.]*\w)")
 
 
 def _plain(text: str) -> str:
     """Free text of a header without what differs from run to run."""
-    text = _LINE.sub(":LINE", _ADDR.sub("ADDR", _OFFSET.sub("", text)))
+    text = _IPV6.sub("IPV6ADDR", _OFFSET.sub("", text))
+    text = _LINE.sub(":LINE", _ADDR.sub("ADDR", text))
     return _NUMBER.sub("NUM", text).strip()
 
 
@@ -254,12 +261,19 @@ def _fields(header: Header, extent: Extent) -> tuple[dict[str, str], str]:
 _SEPARATOR = re.compile(r"^\s*(?:[-=*]{6,}.*|-+\[ cut here.*)?$")
 
 
+# Printed together with "FAULT_INJECTION: forcing a failure", which is no report.
+_INJECTED = re.compile(r"should_fail(?:slab|_alloc_page)?(?:_ex)?$")
+
+
 def _torn(log: bytes, header: Header, extent: Extent) -> str:
     """Why the report's stack is not all there, else empty."""
     if header.rule.where is Where.NONE or header.rule.stackless:
         return ""
     if not (extent.has_frames or (extent.has_leftovers and header.rule.where is Where.PC)):
         return "no stack"
+    first = own_stacks(collect_stacks(extent.lines), announced=True)[:1]
+    if any(f.reliable and _INJECTED.match(f.func or "") for stack in first for f in stack.frames):
+        return "the stack of an injected fault is mixed into it"
     at_end = extent.end == len(log) and log[-1:] != b"\n"
     if extent.cut_at is None and not at_end:
         return ""

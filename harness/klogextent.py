@@ -113,6 +113,8 @@ _BELONGS = re.compile(
     r"|.{1,40} is (?:trying|freeing|leaving))"
 )
 _END_TRACE = re.compile(r"---\[ end trace")
+# What comes with a stack of its own and is no report; it begins none, but ends one.
+_NOTICE = re.compile(r"FAULT_INJECTION: forcing a failure|vmalloc: allocation failure:")
 _LAST = re.compile(r"---\[ end Kernel panic|^Rebooting in \d")
 
 
@@ -168,6 +170,8 @@ def gather(log: bytes, header: Header) -> Extent:
             if foreign > _MAX_FOREIGN:
                 break
             continue
+        if not other and extent.has_frames and _NOTICE.search(line.text):
+            break
         if other:
             gap += _OTHER_TASK_GAP
         else:

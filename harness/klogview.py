@@ -191,7 +191,7 @@ def view(name: str, log: bytes, symbols: Symbols) -> View:
         InfrastructureError: addr2line is missing or failed, or took too long.
     """
     reports = tuple(_rename_leak(log, report, symbols) for report in klog.parse(log))
-    lines = tuple(_line_numbers(log, report) for report in reports)
+    lines = _line_numbers(log, reports)
     if not symbols or not reports:
         return View(name, reports, lines)
     texts = [_text(log, report) for report in reports]
@@ -216,14 +216,19 @@ def _text(log: bytes, report: Report) -> str:
 
 
 def clean(text: str) -> str:
-    """Text that a terminal shows as it stands: what controls it is written out or left out."""
+    """Text that a terminal shows as it stands: what controls it is written out."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def _line_numbers(log: bytes, report: Report) -> tuple[int, int]:
-    first = log.count(b"\n", 0, report.start) + 1
-    return first, first + log.count(b"\n", report.start, report.end - 1)
+def _line_numbers(log: bytes, reports: Sequence[Report]) -> tuple[tuple[int, int], ...]:
+    """First and last line of each report; what lies before it is counted once."""
+    at = {0: 1}
+    last = 0
+    for place in sorted({p for report in reports for p in (report.start, report.end - 1)}):
+        at[place] = at[last] + log.count(b"\n", last, place)
+        last = place
+    return tuple((at[report.start], at[report.end - 1]) for report in reports)
 
 
 def _rename_leak(log: bytes, report: Report, symbols: Symbols) -> Report:

@@ -139,9 +139,14 @@ def guest(harness_lab: Lab, kernel_name: str, profile_name: str) -> Iterator[Gue
         yield started
         splats = started.splats()
         console = started.console()
+        lives = started.lives
     if splats:
+        kernel = harness_lab.kernel(kernel_name, profile_name)
         titles = "\n".join(f"  splat: {splat.title}" for splat in splats)
-        text = console[splats[0].start : splats[0].end].decode(errors="backslashreplace")
+        printed = "\n".join(
+            console[splat.start : splat.end].decode(errors="backslashreplace") for splat in splats
+        )
+        text = lab.decode_text(printed, kernel, lives)
         pytest.fail(f"the guest's kernel reported:\n{titles}\n\n{text}", pytrace=False)
 
 

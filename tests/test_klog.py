@@ -265,6 +265,15 @@ def test_injected_fault_is_no_report() -> None:
     assert parse(log) == ()
 
 
+def test_report_with_the_stack_of_an_injected_fault_in_it_is_corrupted() -> None:
+    lines = LOGS["kasan_oob_read.log"].splitlines(keepends=True)
+    head = next(n for n, line in enumerate(lines) if b"Call Trace" in line)
+    stamp = lines[head][: lines[head].index(b"]") + 2]
+    lines.insert(head + 1, stamp + b" should_fail+0x8c0/0xa40\n")
+    (report,) = parse(b"".join(lines))
+    assert report.reason == "the stack of an injected fault is mixed into it"
+
+
 # ---- signatures ---------------------------------------------------------------------------------
 
 
@@ -286,6 +295,24 @@ def test_age_of_the_wording_does_not_change_the_signature() -> None:
     assert signature("BUG: unable to handle kernel paging request at ff\n" + fault) == signature(
         "BUG: unable to handle page fault for address: ff\n" + fault
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("BUG: x at 0xffff8880deadbeef", "BUG: x at ADDR"),
+        ("BUG: x in foo+0x12/0x40", "BUG: x in foo"),
+        ("BUG: ret=-12 (5 of 32)", "BUG: ret=-NUM (NUM of NUM)"),
+        ("BUG: x at fs/foo.c:12", "BUG: x at fs/foo.c:LINE"),
+        ("BUG: ext4_x86 v6.1.2 int3", "BUG: ext4_x86 v6.1.2 int3"),
+        ("IPv6: BUG: Address fc00:: on device lo", "BUG: Address IPV6ADDR on device lo"),
+        ("IPv6: BUG: fe80::5054:ff:fe12:3456 x", "BUG: IPV6ADDR x"),
+        ("BUG: crate::path x:y 12:34", "BUG: crate::path x:y NUM:NUM"),
+    ],
+)
+def test_title_holds_nothing_that_differs_from_run_to_run(text: str, title: str) -> None:
+    (report,) = parse(text.encode() + b"\n")
+    assert report.title == title
 
 
 def test_build_does_not_change_title_or_signature() -> None:

@@ -93,7 +93,7 @@ def test_leftovers_speak_only_where_nothing_better_does() -> None:
         ("__x64_sys_rmdir", "sys_rmdir", ("__x64_sys_rmdir", "rmdir")),
         ("__arm64_sys_futex", "sys_futex", ("__arm64_sys_futex", "futex")),
         ("__ia32_compat_sys_ioctl", "compat_sys_ioctl", ("__ia32_compat_sys_ioctl",)),
-        ("__se_sys_mount", "sys_mount", ("__se_sys_mount", "mount")),
+        ("__se_sys_mount", "mount", ("__se_sys_mount", "sys_mount")),
         ("__do_sys_mount", "mount", ("__do_sys_mount", "sys_mount")),
         ("SyS_mount", "mount", ("SyS_mount", "sys_mount")),
         ("compat_SyS_mount", "mount", ("compat_SyS_mount", "sys_mount")),

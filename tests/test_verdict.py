@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from harness import verdict
+from harness import klog, verdict
 from harness.errors import GuestError
 from harness.machine import EXECUTOR_DONE
 from harness.verdict import Evidence, Kind
@@ -150,3 +150,13 @@ def test_leak_is_named_after_the_module_that_is_gone() -> None:
     assert "0xff110000040d09b0" in found.detail
     (found,) = verdict.judge(gone)
     assert found.title == "memory leak in do_one_initcall"
+
+
+def test_count_of_leaks_is_no_finding_beside_the_leaks() -> None:
+    console = b"[   60.000000] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug)\n"
+    assert titles(
+        LOADED, AUDITED, DETECTORS, {"ev": "leak", "text": LEAK}, END, console=console
+    ) == [(Kind.LEAK, "memory leak in do_one_initcall")]
+    assert titles(LOADED, AUDITED, DETECTORS, END, console=console) == [
+        (Kind.SPLAT, klog.LEAK_COUNT)
+    ]

@@ -21,7 +21,7 @@
 struct knobs_device {
 	struct device dev;
 	struct cdev cdev;
-	struct mutex lock;
+	struct mutex lock;	/* for what follows */
 	unsigned int knob;
 	size_t size;
 	u8 data[KNOBS_BYTES];

@@ -37,3 +37,19 @@ def test_module_is_loaded_and_unloaded(guest: Guest, build: Build) -> None:
 def test_guest_reaches_nothing_outside(guest: Guest) -> None:
     done = guest.run("nc -w 2 10.0.2.2 22 < /dev/null", deadline=soon(), check=False)
     assert done.status != 0
+
+
+def test_lives_of_modules_are_kept(guest: Guest, build: Build) -> None:
+    module = build("poolfs")
+    for _ in range(2):
+        with guest.loaded(module):
+            (*_, now) = guest.lives
+            assert now.unloaded_us is None
+    first, second = guest.lives
+    assert [life.load for life in (first, second)] == [1, 2]
+    assert first.base % 4096 == 0
+    assert first.base > 0xFFFF << 48
+    assert first.size > 4096
+    assert first.unloaded_us is not None
+    assert second.unloaded_us is not None
+    assert 0 < first.unloaded_us < second.unloaded_us

@@ -53,3 +53,27 @@ def test_trouble_of_the_harness_is_an_error_and_no_failure(pytester: pytest.Pyte
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*module 'no-such-module': no such folder*"])
+
+
+def test_report_of_a_guest_is_a_failure_with_source_lines(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from harness.deadline import Deadline
+
+        def test_it(guest, build):
+            with guest.loaded(build("poolfs", "pool-busy")):
+                guest.run(
+                    "mkdir -p /mnt && mount -t poolfs none /mnt && touch /mnt/a && umount /mnt",
+                    deadline=Deadline.after(120),
+                )
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(
+        [
+            "*splat: BUG: Objects remaining in poolfs_inode on __kmem_cache_shutdown()*",
+            "* kmem_cache_destroy+0x* mm/slab_common.c:*",
+            "*+0x*poolfs*poolfs/*.c:*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*/kernel/*/build/*")
