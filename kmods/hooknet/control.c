@@ -9,6 +9,7 @@
  * open. They are counted nevertheless, so that an unload that nobody insists on
  * does not take it away from them.
  */
+#include <linux/err.h>
 #include <linux/kernel.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>

@@ -36,13 +36,13 @@ struct hooknet_held {
 
 /**
  * struct hooknet_hold_state - all that wait
- * @lock: for @packets and @count
+ * @lock: held for a moment, with softirqs off
  * @packets: of struct hooknet_held, in the order in which they came
  * @count: how many
  * @tick: arms itself again
  */
 struct hooknet_hold_state {
-	spinlock_t lock;
+	spinlock_t lock;	/* for packets and count */
 	struct list_head packets;
 	unsigned int count;
 	struct timer_list tick;

@@ -20,7 +20,7 @@
  * struct hooknet_ledger - the sums
  * @fresh: what was counted since the last entry
  * @sum: what was entered, under @lock
- * @lock: for @sum
+ * @lock: of readers and the work item
  * @enter: makes the next entry; waiting whenever there is something fresh
  */
 struct hooknet_ledger {
@@ -30,7 +30,7 @@ struct hooknet_ledger {
 	struct {
 		u64 packets, bytes;
 	} sum[HOOKNET_PROTOCOLS];
-	struct mutex lock;
+	struct mutex lock;	/* for sum */
 	struct delayed_work enter;
 };
 

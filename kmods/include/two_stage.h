@@ -107,7 +107,8 @@ struct two_stage_ops {
  * struct two_stage - the unload protocol of one module
  * @ops: the module's part
  * @owner: the module
- * @lock: one transition at a time
+ * @lock: one transition at a time; initialised by two_stage_begin(), so that
+ *	a module that is OUT must not be asked to take it
  * @state: see enum two_stage_state; written under @lock
  * @users: those inside that two_stage_enter() has counted
  * @last_left: takes the module from DELAYED to READY
@@ -115,28 +116,21 @@ struct two_stage_ops {
 struct two_stage {
 	const struct two_stage_ops *ops;
 	struct module *owner;
-	struct mutex lock;
+	struct mutex lock;	/* for state, and what leads from one to another */
 	enum two_stage_state state;
 	atomic_t users;
 	struct work_struct last_left;
 };
-
-static inline void two_stage_last_left(struct work_struct *work);
 
 /**
  * DEFINE_TWO_STAGE() - define a module's unload protocol
  * @name: name of the struct two_stage, static
  * @operations: its struct two_stage_ops
  */
-#define DEFINE_TWO_STAGE(name, operations)				\
-	static struct two_stage name = {				\
-		.ops = &(operations),					\
-		.owner = THIS_MODULE,					\
-		.lock = __MUTEX_INITIALIZER((name).lock),		\
-		.state = TWO_STAGE_OUT,					\
-		.users = ATOMIC_INIT(0),				\
-		.last_left = __WORK_INITIALIZER((name).last_left,	\
-						two_stage_last_left),	\
+#define DEFINE_TWO_STAGE(name, operations)	\
+	static struct two_stage name = {	\
+		.ops = &(operations),		\
+		.owner = THIS_MODULE,		\
 	}
 
 /**
@@ -250,6 +244,8 @@ static inline int two_stage_begin(struct two_stage *ts)
 {
 	int err;
 
+	mutex_init(&ts->lock);
+	INIT_WORK(&ts->last_left, two_stage_last_left);
 	/* Cannot fail in init: whoever loads the module holds it. */
 	__module_get(ts->owner);
 
@@ -279,6 +275,10 @@ static inline int two_stage_begin(struct two_stage *ts)
 static inline int two_stage_stop(struct two_stage *ts, enum two_stage_policy policy)
 {
 	int err = 0;
+
+	/* A parameter may be set before init has run. */
+	if (READ_ONCE(ts->state) == TWO_STAGE_OUT)
+		return -ENODEV;
 
 	mutex_lock(&ts->lock);
 	switch (ts->state) {
@@ -316,6 +316,9 @@ static inline int two_stage_release(struct two_stage *ts)
 {
 	int err = 0;
 
+	if (READ_ONCE(ts->state) == TWO_STAGE_OUT)
+		return -EINVAL;
+
 	mutex_lock(&ts->lock);
 	if (ts->state == TWO_STAGE_STOPPED)
 		__two_stage_ready(ts);
@@ -340,6 +343,9 @@ static inline int two_stage_release(struct two_stage *ts)
 static inline int two_stage_recheck(struct two_stage *ts, enum two_stage_policy policy)
 {
 	int err = -EINPROGRESS;
+
+	if (READ_ONCE(ts->state) == TWO_STAGE_OUT)
+		return -EINVAL;
 
 	mutex_lock(&ts->lock);
 	if (ts->state != TWO_STAGE_STOPPED) {
@@ -387,13 +393,16 @@ static inline int two_stage_unload(struct two_stage *ts, enum two_stage_policy p
  * two_stage_resume() - change one's mind: back in service
  * @ts: the module's protocol, DELAYED or READY
  *
- * Return: 0; %-EINVAL when it is neither; %-ENODEV when delete_module was
- * faster; or what start failed with.
+ * Return: 0; %-EINVAL when it is neither; %-ENODEV when it was never begun or
+ * delete_module was faster; or what start failed with.
  */
 static inline int two_stage_resume(struct two_stage *ts)
 {
 	bool held;
 	int err = -EINVAL;
+
+	if (READ_ONCE(ts->state) == TWO_STAGE_OUT)
+		return -ENODEV;
 
 	mutex_lock(&ts->lock);
 	if (ts->state != TWO_STAGE_DELAYED && ts->state != TWO_STAGE_READY)

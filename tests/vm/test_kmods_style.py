@@ -26,7 +26,9 @@ def test_checkpatch_has_nothing_to_say(harness_lab: Lab, folder: Path) -> None:
     checkpatch = harness_lab.kernel("6.1", "kasan").source / "scripts" / "checkpatch.pl"
     files = sorted(str(path) for path in folder.glob("*.[ch]"))
     done = proc.run(
-        ["perl", str(checkpatch), "--no-tree", "--strict", "--terse", "--no-summary", "-f", *files],
+        # A bus can only be const since 6.4, and these modules are for 5.10, too.
+        ["perl", str(checkpatch), "--no-tree", "--strict", "--terse", "--no-summary",
+         "--ignore", "CONST_STRUCT", "-f", *files],
         deadline=Deadline.after(600), check=False, merge_stderr=True,
     )  # fmt: skip
     assert done.stdout.decode() == ""
