@@ -76,8 +76,9 @@ crc\d+.* ~crc_itu_t
 (?:__)?mutex_.* rt_mutex_.* ~owner_on_cpu ~osq_(?:un)?lock ~__wake_up complete
 ~wait_for_completion ~finish_wait ~cleanup_srcu_struct
 # Timers, work items and threads, on behalf of their users.
-~lock_timer_base ~del_timer ~__mod_timer ~__timer_delete_sync ~sk_stop_timer_sync ~insert_work
-~flush_work ~cancel_work_(?:sync|timer) ~(?:try_to|work)_grab_pending ~(?:drain|destroy)_workqueue
+~lock_timer_base ~del_timer (?:__)?timer_(?:delete|shutdown)(?:_sync)? ~__mod_timer
+~sk_stop_timer_sync ~insert_work ~flush_work __cancel_work ~cancel_work_(?:sync|timer)
+~cancel_delayed_work ~(?:try_to|work)_grab_pending ~(?:drain|destroy)_workqueue
 ~queue_work ~queue_delayed_work_on ~__queue_delayed_work ~kthread_stop
 # Inodes, dentries and buffers of somebody else.
 iput iput_final ihold ~drop_nlink ~dput ~mark_buffer_dirty
