@@ -13,10 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import __version__, commands
+from harness import __version__, commands, sweepcommand
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
+from harness.plan import Action
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +88,30 @@ def _parser() -> _Parser:
     call.add_argument("--lane", default="det", choices=[lane.value for lane in Lane],
                       help="lane of variants that need no other (default: det)")  # fmt: skip
     _add_catalogue(call, good_trials=300, good_seconds=120.0)
+
+    call = _call(calls, "sweep", sweepcommand.sweep, "stop a task at every instruction of a module")
+    call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--scenario", action="append", metavar="NAME",
+                      help="file or name; may be repeated (default: the module's own)")  # fmt: skip
+    call.add_argument("--action", action="append", choices=[action.value for action in Action],
+                      help="what is done then; may be repeated (default: what fits)")  # fmt: skip
+    call.add_argument("--hits", type=_positive_int, default=1, metavar="N",
+                      help="stop at the first N times that it is reached (default: 1)")  # fmt: skip
+    call.add_argument("--plan", action="append", metavar="PLAN",
+                      help="run this plan and no sweep; may be repeated")  # fmt: skip
+    call.add_argument("--from-report", type=Path, metavar="FILE",
+                      help="run plans for the module's frames in a kernel's report")  # fmt: skip
+    call.add_argument("--until-finding", action="store_true", help="stop at the first finding")
+    call.add_argument("--html", type=Path, metavar="OUT", help="write the listing as a page")
+    call.add_argument("--function", action="append", metavar="PATTERN",
+                      help="only points of such functions; may be repeated")  # fmt: skip
+    call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")
+    call.add_argument("--cycles", type=_positive_int, default=1, metavar="N",
+                      help="how often scenarios go round (default: 1)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
 
     call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
     call.add_argument("bundle", type=Path, help="folder that a failing trial left")

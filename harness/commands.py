@@ -42,9 +42,9 @@ _SHELL_LIMIT_S = 7 * 24 * 3600.0
 
 def setup(arguments: argparse.Namespace) -> ExitStatus:
     """Build everything that the first trial needs."""
-    with _progress() as progress:
+    with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        _announce(made, arguments, progress.console)
+        announce(made, arguments, progress.console)
         for lane in Lane:
             made.booted(arguments.kernel, arguments.profile, lane)
     return ExitStatus.OK
@@ -55,11 +55,11 @@ def doctor(arguments: argparse.Namespace) -> ExitStatus:
     kernels.load_recipe(arguments.kernel, arguments.profile)
     cache = store.Store.open()
     table = Table(show_header=False, box=None)
-    with _progress() as progress:
+    with show_progress() as progress:
         made = Lab(cache, progress)
         table.add_row("cache", f"{cache.root} ({store.free_mib(cache.root)} MiB free)")
         table.add_row("qemu", str(find_qemu()))
-        _announce(made, arguments, progress.console)
+        announce(made, arguments, progress.console)
         kernel = made.kernel(arguments.kernel, arguments.profile)
         table.add_row("kernel", f"{kernel.release} from {kernel.version}, {kernel.compiler}")
         probes = made.probes(arguments.kernel, arguments.profile)
@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         plans = lab.family_scenarios(family, arguments.variant)
     records = []
     found = False
-    with _progress() as progress:
+    with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        _announce(made, arguments, progress.console)
+        announce(made, arguments, progress.console)
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, lane
         )
@@ -137,7 +137,7 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     titles: Counter[bool] = Counter()
     consoles: Counter[bool] = Counter()
     seen: Counter[str] = Counter()
-    with _progress() as progress:
+    with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         trial, differences = made.replay_trial(found)
         for difference in differences:
@@ -161,9 +161,9 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
 def shell(arguments: argparse.Namespace) -> ExitStatus:
     """Give a person a shell in a prepared guest, or run one command in it."""
     lane = Lane(arguments.lane)
-    with _progress() as progress:
+    with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        _announce(made, arguments, progress.console)
+        announce(made, arguments, progress.console)
         template, keys = made.ssh(arguments.kernel, arguments.profile, lane)
         module = None
         if arguments.module:
@@ -215,9 +215,9 @@ def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.
         good_seconds=arguments.good_seconds,
         bad_trials=arguments.bad_trials,
     )
-    with _progress() as progress:
+    with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        _announce(made, arguments, progress.console)
+        announce(made, arguments, progress.console)
         return [
             catalogue.run_stint(
                 made,
@@ -242,7 +242,7 @@ def _enough(result: TrialResult, arguments: argparse.Namespace) -> bool:
     return bool(arguments.until_finding and result.findings)
 
 
-def _announce(made: Lab, arguments: argparse.Namespace, console: Console) -> None:
+def announce(made: Lab, arguments: argparse.Namespace, console: Console) -> None:
     """Say at the start that a kernel has to be built, and how long that takes."""
     recipe = kernels.load_recipe(arguments.kernel, arguments.profile)
     if kernels.find_kernel(made.cache, recipe) is None:
@@ -255,6 +255,6 @@ def _announce(made: Lab, arguments: argparse.Namespace, console: Console) -> Non
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[ProgressLine]:
+def show_progress() -> Iterator[ProgressLine]:
     with ProgressLine() as line:
         yield line

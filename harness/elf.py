@@ -20,6 +20,7 @@ SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
 _SHT_SYMTAB = 2
 _STT_NOTYPE, _STT_FUNC = 0, 2
 _ET_REL = 1
+_MACHINES = {3: "i386", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "riscv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Section:
     address: int
     size: int
     align: int
+    #: Where its bytes begin in the file.
+    offset: int
 
     @property
     def executable(self) -> bool:
@@ -53,6 +56,8 @@ class Elf:
     """What an ELF file says about its functions."""
 
     path: Path
+    #: What its code is for, such as ``x86-64``; the number of an unknown machine.
+    machine: str
     relocatable: bool
     sections: tuple[Section, ...]
     #: Functions by name; static ones of several files may share it.
@@ -104,14 +109,14 @@ def _parse(path: Path, data: mmap.mmap) -> Elf:
         raise UsageError(f"{path}: not an ELF file")
     wide = data[4] == 2
     order = "<" if data[5] == 1 else ">"
-    (kind,) = struct.unpack_from(order + "H", data, 16)
+    kind, machine = struct.unpack_from(order + "HH", data, 16)
     offset = struct.unpack_from(order + ("Q" if wide else "I"), data, 40 if wide else 32)[0]
     size, count, names_at = struct.unpack_from(order + "HHH", data, 58 if wide else 46)
     layout = struct.Struct(order + ("IIQQQQIIQQ" if wide else "10I"))
     headers = [layout.unpack_from(data, offset + n * size) for n in range(count)]
     strings = headers[names_at][4]
     sections = tuple(
-        Section(_string(data, strings + h[0]), h[2], h[3], h[5], h[8] or 1) for h in headers
+        Section(_string(data, strings + h[0]), h[2], h[3], h[5], h[8] or 1, h[4]) for h in headers
     )
     table = next((h for h in headers if h[1] == _SHT_SYMTAB), None)
     if table is None:
@@ -123,7 +128,8 @@ def _parse(path: Path, data: mmap.mmap) -> Elf:
     for members in by_section.values():
         for symbol in members:
             by_name[symbol.name] = (*by_name.get(symbol.name, ()), symbol)
-    return Elf(path, kind == _ET_REL, sections, by_name, by_section)
+    name = _MACHINES.get(machine, str(machine))
+    return Elf(path, name, kind == _ET_REL, sections, by_name, by_section)
 
 
 def _string(data: mmap.mmap, at: int) -> str:

@@ -39,6 +39,8 @@ class Image:
     initrd: Path
     #: Folder with the unpacked packages, for tools that run on the host.
     packages: Path
+    #: The executor as it is in the image.
+    executor: Path
 
 
 def build_image(
@@ -77,7 +79,7 @@ def build_image(
         (into / "initrd").write_bytes(cpio.archive(entries))
 
     path = cache.build("image", key, make, deadline=deadline)
-    return Image(key, path / "initrd", packages)
+    return Image(key, path / "initrd", packages, executor / "executor")
 
 
 def _compiler(deadline: Deadline) -> str:

@@ -12,13 +12,17 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness import (
     accel,
     bundle,
     cpio,
+    elf,
+    exectrace,
     kernels,
     modules,
+    points,
     program,
     scenario,
     scenario_compile,
@@ -26,17 +30,22 @@ from harness import (
     symbolise,
     template,
 )
+from harness import plan as plans
 from harness.errors import UsageError
+from harness.exectrace import Visit
 from harness.guest import ssh_template
 from harness.image import Image, build_image
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE, Kernel
 from harness.keys import Keys
-from harness.machine import Accelerator, Lane
+from harness.machine import Accelerator, Lane, Trace
 from harness.modules import Family, Module
+from harness.plan import Plan
+from harness.points import Point
+from harness.program import Park
 from harness.qemu import find_qemu
 from harness.scenario import Scenario
 from harness.template import Base, Template
-from harness.trial import Trial, TrialResult, TrialSpec, run_trial
+from harness.trial import Trial, TrialResult, TrialSpec, collect, judge, run_trial
 
 Progress = Callable[[str, float | None], None]
 
@@ -136,33 +145,87 @@ class Lab:
         Leaks are looked for with seed 0 only: whether memory
         is lost does not hang on the schedule, and looking takes long.
         """
-        module = subject.module
-        bindings = {
-            "mnt": "/mnt",
-            **module_bindings(module),
-            **_surface_bindings(subject.family),
-        }
         compiled = scenario_compile.compile_program(
-            plan, seed=seed, bindings=bindings, lane=subject.lane.value
+            plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
         )
-        needs = {one.path: [needed.path for needed in one.needs] for one in module.everything}
-        compiled = program.load_first(compiled, needs)
+        compiled = program.load_first(compiled, _needs(subject.module))
         compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and seed == 0)
+        return self._trial(subject, plan, compiled)
+
+    def parked_trial(
+        self, subject: Subject, workload: Scenario, seed: int, plan: Plan, cycles: int | None = None
+    ) -> Trial:
+        """Return the trial in which a scenario is stopped at one point, as a plan says.
+
+        Args:
+            cycles: how often the scenario goes round, where it can be told; its
+                own number fits a stress run, and a sweep has a trial for each point.
+
+        Raises:
+            UsageError: the plan's point is not in the module, or its role not in
+                the scenario.
+        """
+        bindings = _bindings(subject)
+        if cycles is not None:
+            bindings["cycles"] = str(cycles)
+        compiled = scenario_compile.compile_program(
+            workload, seed=seed, bindings=bindings, lane=subject.lane.value, kmemleak=False
+        )
+        compiled = program.load_first(compiled, _needs(subject.module))
+        point = points.find_point(self.points(subject.module.ko), plan.function, plan.offset)
+        park = Park(
+            plan=str(plan),
+            role=plans.role_pattern(plan.role, compiled, subject.module.name),
+            module=subject.module.name,
+            section=point.section,
+            offset=point.value,
+            hits=plan.hit,
+            mode=plan.action.mode,
+            body=plans.action_body(plan.action, compiled, bindings),
+        )
+        return self._trial(
+            subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
+        )
+
+    def visits(self, trial: Trial) -> tuple[tuple[Visit, ...], TrialResult]:
+        """Run a trial with a log of what was executed in modules; return both.
+
+        Raises:
+            GuestError: the guest left no evidence to judge.
+        """
+        mark = elf.load(self.image().executor).by_name["actor_mark"][0].value
+        with template.scratch_folder() as folder:
+            log = folder / "trace"
+            trace = Trace(log, ((mark, mark), exectrace.MODULE_AREA))
+            evidence = collect(trial, trace)
+            with log.open(errors="replace") as lines:
+                found = tuple(exectrace.visits(exectrace.parse(lines), mark))
+        return found, judge(trial, evidence)
+
+    @functools.cache  # noqa: B019
+    def points(self, ko: Path) -> tuple[Point, ...]:
+        """Return where the instructions of a module's file begin."""
+        return points.find_points(ko)
+
+    def _trial(
+        self, subject: Subject, workload: Scenario, compiled: program.Program, plan: str = ""
+    ) -> Trial:
         spec = TrialSpec(
             module=subject.family.name,
-            variant=module.variant,
+            variant=subject.module.variant,
             kernel=subject.kernel,
             profile=subject.profile,
             lane=subject.lane,
-            scenario=plan.name,
-            seed=seed,
+            scenario=workload.name,
+            seed=compiled.seed,
+            plan=plan,
         )
         return Trial(
             spec=spec,
             template=self.prepared(subject, compiled.kmemleak),
             program=compiled.serialise(),
             bound_s=compiled.bound_us / 1e6,
-            symbols={one.name: one.ko for one in module.everything},
+            symbols={one.name: one.ko for one in subject.module.everything},
         )
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
@@ -179,6 +242,16 @@ class Lab:
             if now.get(name) != then
         )
         return trial, differences
+
+
+def _bindings(subject: Subject) -> dict[str, str]:
+    """Return the values that a subject has for a scenario's names."""
+    return {"mnt": "/mnt", **module_bindings(subject.module), **_surface_bindings(subject.family)}
+
+
+def _needs(module: Module) -> dict[str, list[str]]:
+    """Return which modules' files must be loaded before which."""
+    return {one.path: [needed.path for needed in one.needs] for one in module.everything}
 
 
 def module_bindings(module: Module) -> dict[str, str]:

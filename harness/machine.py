@@ -71,6 +71,26 @@ _KERNEL_ARGUMENTS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """A log of every block of code executed in some ranges of addresses.
+
+    QEMU writes it from outside of the guest's time: a ``det`` trial runs as it
+    does without.
+    """
+
+    path: Path
+    #: First and last address of each.
+    ranges: tuple[tuple[int, int], ...]
+
+    def argv(self) -> list[str]:
+        """Return QEMU's arguments for it."""
+        ranges = ",".join(f"{first:#x}..{last:#x}" for first, last in self.ranges)
+        return [
+            "-d", "exec,cpu,nochain", "-dfilter", ranges, "-D", str(self.path),
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """Everything that decides how a guest starts."""
 
@@ -93,6 +113,7 @@ class Machine:
     leaks: bool = False
     #: Let the host reach the guest's SSH server on a loopback port.
     ssh: bool = False
+    trace: Trace | None = None
 
     def argv(self, *, qmp_fd: int, report: str) -> list[str]:
         """Return QEMU's command line.
@@ -128,6 +149,8 @@ class Machine:
             *self._network(),
             "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control",
         ]  # fmt: skip
+        if self.trace is not None:
+            words += self.trace.argv()
         if self.incoming:
             words += ["-incoming", "defer"]
         return words

@@ -83,6 +83,8 @@ class Family(pydantic.BaseModel):
     #: Folders beside this one whose sources it is built from, too.
     sources: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
+    #: It is put to the test by ``harness stress``.
+    catalogue: bool = True
     variants: dict[str, Variant] = {GOOD: Variant()}
     folder: Path = Path()
 
@@ -171,11 +173,12 @@ def find_family(name: str) -> Family:
 
 
 def all_families() -> tuple[Family, ...]:
-    """Return the families under ``kmods/`` that have a data file."""
-    return tuple(
+    """Return the families of the catalogue: those under ``kmods/`` whose data file says so."""
+    families = (
         load_family(path.parent.resolve())
         for path in sorted(data_dir("kmods").glob("*/module.yaml"))
     )
+    return tuple(family for family in families if family.catalogue)
 
 
 def load_family(folder: Path) -> Family:

@@ -21,13 +21,17 @@ takes it strictly; a person finds it in a bundle and can follow it::
     end
     end
     end
+    park PLAN user.* poolfs .text 1250 3 hold
+    op park.do[0] any - 0 delete_module poolfs nonblock
+    end
     teardown
     end
 
 An ``op`` line is ``op PLACE EXPECT STOP_ON RETRIES NAME ARG...``, an ``actor``
-line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. Words are separated by one
-space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the empty word is ``%``;
-an empty list is ``-``.
+line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. A ``park`` line is ``park PLAN
+ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none. Words
+are separated by one space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the
+empty word is ``%``; an empty list is ``-``.
 """
 
 from __future__ import annotations
@@ -36,13 +40,15 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, Literal, cast, get_args
 
 from harness import ops
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param, Value
 
 ActorKind = Literal["process", "thread"]
+#: Held while the unloader's ops run, or while the other actors go on.
+ParkMode = Literal["hold", "users"]
 
 _VERSION: Final = "1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -108,6 +114,25 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """Stop an actor at an instruction of a module (``images/executor/park.c``)."""
+
+    #: The plan as a person wrote it, for the report.
+    plan: str
+    #: Pattern for names of actors, as in fnmatch(3).
+    role: str
+    module: str
+    section: str
+    #: Bytes from the section's start.
+    offset: int
+    #: Stops the actor that gets there for this time, from 1.
+    hits: int
+    mode: ParkMode
+    #: What the unloader does meanwhile.
+    body: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """Everything a trial runs. Equal programs make equal system calls."""
 
@@ -119,6 +144,7 @@ class Program:
     kmemleak: bool = False
     setup: tuple[Node, ...] = ()
     teardown: tuple[Node, ...] = ()
+    park: Park | None = None
 
     def serialise(self) -> bytes:
         """The program text.
@@ -278,6 +304,20 @@ def _actor_lines(actor: Actor) -> Iterator[str]:
     yield "end"
 
 
+def _park_lines(park: Park) -> Iterator[str]:
+    for name in (park.role, park.module, park.section):
+        if not name:
+            raise ValueError("a plan without a role, a module or a section")
+    if park.mode not in get_args(ParkMode):
+        raise ValueError(f"a plan says hold or users, not {park.mode!r}")
+    words = [encode_word(word) for word in (park.plan, park.role, park.module, park.section)]
+    words.append(str(ops.check_number(park.offset, 0, 2**63)))
+    words.append(str(ops.check_number(park.hits, 1, 2**63)))
+    yield " ".join(["park", *words, park.mode])
+    yield from _node_lines(park.body)
+    yield "end"
+
+
 def _program_lines(program: Program) -> Iterator[str]:
     _check_whole(program)
     yield f"kmod-program {_VERSION}"
@@ -290,6 +330,8 @@ def _program_lines(program: Program) -> Iterator[str]:
     yield "end"
     for actor in program.actors:
         yield from _actor_lines(actor)
+    if program.park is not None:
+        yield from _park_lines(program.park)
     yield "teardown"
     yield from _node_lines(program.teardown)
     yield "end"
@@ -308,6 +350,15 @@ def walk(nodes: tuple[Node, ...], depth: int = 0) -> Iterator[tuple[int, Node | 
                     yield from walk(branch.body, depth + 1)
 
 
+def node_names(program: Program) -> tuple[str, ...]:
+    """The op of each node in the executor's numbering; control blocks have an empty name."""
+    bodies = [program.setup, *(actor.body for actor in program.actors)]
+    bodies += [program.park.body if program.park else (), program.teardown]
+    return tuple(
+        node.name if isinstance(node, Op) else "" for body in bodies for _, node in walk(body)
+    )
+
+
 def _check_whole(program: Program) -> None:
     """What no single line shows: names, sums and limits of the whole program."""
     names = [actor.name for actor in program.actors]
@@ -321,7 +372,8 @@ def _check_whole(program: Program) -> None:
                 raise ValueError(f"actor {actor.name} cannot wait for {other}")
     nodes = 0
     modules: set[str] = set()
-    phases = ((None, program.setup), (None, program.teardown))
+    parked = program.park.body if program.park else ()
+    phases = ((None, program.setup), (None, parked), (None, program.teardown))
     for who, body in (*((actor, actor.body) for actor in program.actors), *phases):
         for depth, node in walk(body):
             nodes += 1
@@ -436,12 +488,16 @@ class _Reader:
         actors = []
         while (words := self._words())[0] == "actor":
             actors.append(self._actor(words))
+        park = None
+        if words[0] == "park":
+            park = self._park(words)
+            words = self._words()
         if words != ["teardown"]:
             raise ValueError("no teardown")
         teardown = self._body(0)
         if self.number != len(self._lines):
             raise ValueError("text after the end of the program")
-        return Program(name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown)
+        return Program(name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park)
 
     def _actor(self, words: list[str]) -> Actor:
         if len(words) != 7 or words[2] not in ("process", "thread"):
@@ -453,6 +509,21 @@ class _Reader:
             place=decode_word(words[4]),
             repeat=ops.parse_number(words[5], 0, ops.MAX_NUMBER),
             until=_parse_list(words[6]),
+            body=self._body(0),
+        )
+
+    def _park(self, words: list[str]) -> Park:
+        if len(words) != 8 or words[7] not in get_args(ParkMode):
+            raise ValueError("bad park line")
+        plan, role, module, section = (decode_word(word) for word in words[1:5])
+        return Park(
+            plan=plan,
+            role=role,
+            module=module,
+            section=section,
+            offset=ops.parse_number(words[5], 0, 2**63),
+            hits=ops.parse_number(words[6], 1, 2**63),
+            mode=cast(ParkMode, words[7]),
             body=self._body(0),
         )
 

@@ -162,7 +162,15 @@ def write_json(path: Path, document: object) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    text = json.dumps(document, indent=1) + "\n"
+    write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text; ``-`` is standard output.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
     if str(path) == "-":
         sys.stdout.write(text)
         return

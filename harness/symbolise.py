@@ -86,6 +86,23 @@ def decode(
     )
 
 
+def read_lines(
+    ko: Path, spots: Sequence[tuple[str, int]], deadline: Deadline | None = None
+) -> list[tuple[tuple[str, str], ...]]:
+    """Functions and ``file:line`` of places in a module's code, the innermost function first.
+
+    Args:
+        spots: section and offset in it; an instruction's own, not the one behind a call.
+
+    Raises:
+        InfrastructureError: addr2line is missing or failed.
+        DeadlineExceeded: it took longer than ``deadline``, or LIMIT_S.
+    """
+    asked = [_Spot(ko, section, value) for section, value in spots]
+    places = _read_places(set(asked), _Files(None, ()), deadline or Deadline.after(LIMIT_S))
+    return [tuple((place.function, place.where) for place in places[spot]) for spot in asked]
+
+
 def count_fitting(text: str, vmlinux: Path) -> tuple[int, int]:
     """How many of a report's frames name a function of a kernel, and of how many the size fits.
 
@@ -211,7 +228,7 @@ class _Files:
             state += f" {max(0, printed_us - life.unloaded_us) / 1000:.0f} ms before"
         suffix = f"[{life.name}, {_ordinal(life.load)} load, {state}]"
         file = self.load(life.ko)
-        for index, start in _text_layout(file):
+        for index, start in text_layout(file):
             offset = address - life.base - start
             if 0 <= offset < file.sections[index].size:
                 symbol = file.find(index, offset)
@@ -253,7 +270,7 @@ class _Files:
         return _Spot(path, section, value)
 
 
-def _text_layout(file: elf.Elf) -> list[tuple[int, int]]:
+def text_layout(file: elf.Elf) -> list[tuple[int, int]]:
     """Executable sections of a module and their offsets in its core.
 
     The kernel's ``layout_sections()`` (kernel/module/main.c) lays them out first, in the order of

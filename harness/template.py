@@ -27,7 +27,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExceeded, GuestError, QemuError
 from harness.image import Image
 from harness.kernels import Kernel
-from harness.machine import MEMORY_MIB, Accelerator, Lane, Machine
+from harness.machine import MEMORY_MIB, Accelerator, Lane, Machine, Trace
 from harness.qemu import Qemu, start_qemu
 
 #: Longest boot that is waited for: an emulated debug kernel on a busy, slow host.
@@ -52,8 +52,9 @@ class Base:
     leaks: bool = False
 
     def machine(
-        self, folder: Path, memory: Path, *, template: bool = False, **options: bool
-    ) -> Machine:
+        self, folder: Path, memory: Path, *, template: bool = False, incoming: bool = False,
+        ssh: bool = False, trace: Trace | None = None,
+    ) -> Machine:  # fmt: skip
         """Return the machine whose console and input lie in a folder."""
         return Machine(
             qemu=self.qemu,
@@ -66,7 +67,9 @@ class Base:
             console=folder / "console.log",
             input=folder / "input",
             leaks=self.leaks,
-            **options,
+            incoming=incoming,
+            ssh=ssh,
+            trace=trace,
         )
 
     def qemu_version(self) -> str:
@@ -146,16 +149,18 @@ def stack_template(
 
 @contextlib.contextmanager
 def start_clone(
-    template: Template, folder: Path, content: bytes, *, ssh: bool = False
-) -> Iterator[Qemu]:
+    template: Template, folder: Path, content: bytes, *, ssh: bool = False,
+    trace: Trace | None = None,
+) -> Iterator[Qemu]:  # fmt: skip
     """Run a clone of a template for the length of a ``with`` block.
 
     Args:
         folder: where its console (``console.log``) and report (``report``) go.
         content: what the guest finds in its fw_cfg item.
+        trace: a log of executed instructions to write.
     """
     (folder / "input").write_bytes(content)
-    machine = template.base.machine(folder, template.memory, incoming=True, ssh=ssh)
+    machine = template.base.machine(folder, template.memory, incoming=True, ssh=ssh, trace=trace)
     with start_qemu(machine, report=f"file,path={folder / 'report'}") as qemu:
         qemu.load(template.state)
         yield qemu

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness import symbolise, verdict
 from harness.deadline import Deadline
-from harness.machine import Lane
+from harness.machine import Lane, Trace
 from harness.template import Template, scratch_folder, start_clone, wrap_input
 from harness.verdict import Evidence, Finding, Verdict
 
@@ -35,13 +35,15 @@ class TrialSpec:
     lane: Lane
     scenario: str
     seed: int
+    #: Which task was stopped where, and what was done then; nothing in most trials.
+    plan: str = ""
 
     @property
     def label(self) -> str:
         """A name for files: letters, digits, dots and dashes."""
         words = (
             self.module, self.variant, self.kernel, self.profile, self.lane.value,
-            self.scenario, f"seed{self.seed}",
+            self.scenario, f"seed{self.seed}", *([self.plan] if self.plan else []),
         )  # fmt: skip
         return re.sub(r"[^\w.]+", "-", "-".join(words))
 
@@ -81,6 +83,15 @@ def run_trial(trial: Trial) -> TrialResult:
     """
     started = time.monotonic()
     evidence = collect(trial)
+    return judge(trial, evidence, time.monotonic() - started)
+
+
+def judge(trial: Trial, evidence: Evidence, wall_s: float = 0.0) -> TrialResult:
+    """Return what became of a trial, from what its guest left behind.
+
+    Raises:
+        GuestError: that is not enough to judge by.
+    """
     lives = module_lives(evidence.report, trial.symbols)
     findings = verdict.judge(evidence, lambda module, at: symbolise.name_address(at, lives))
     return TrialResult(
@@ -89,22 +100,29 @@ def run_trial(trial: Trial) -> TrialResult:
         findings=findings,
         evidence=evidence,
         lives=lives,
-        wall_s=time.monotonic() - started,
+        wall_s=wall_s,
     )
 
 
-def collect(trial: Trial) -> Evidence:
-    """Run a trial and return what the guest left behind, unjudged."""
+def collect(trial: Trial, trace: Trace | None = None) -> Evidence:
+    """Run a trial and return what the guest left behind, unjudged.
+
+    Args:
+        trace: a log of executed code to write, which takes a few times as long.
+    """
     limit_s = time_limit_s(trial)
     with scratch_folder() as folder:
         content = wrap_input(trial.program)
-        with start_clone(trial.template, folder, content) as qemu:
+        started = time.monotonic()
+        with start_clone(trial.template, folder, content, trace=trace) as qemu:
+            restored = time.monotonic()
             status = qemu.wait_exit(Deadline.after(limit_s))
         return Evidence(
             console=(folder / "console.log").read_bytes(),
             report=(folder / "report").read_bytes(),
             status=status,
             limit_s=limit_s,
+            restore_s=restored - started,
         )
 
 
@@ -133,6 +151,7 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
         for event in verdict.parse_report(report)
         if event["ev"] == "life" and event["module"] in symbols
     ]
+    lives += _lives_seen(report, symbols, {life.base for life in lives})
     known = {life.name for life in lives}
     lives += [
         symbolise.ModuleLife(name=name, ko=ko, base=0, size=0, load=1, unloaded_us=None)
@@ -140,3 +159,24 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
         if name not in known
     ]
     return tuple(lives)
+
+
+def _lives_seen(
+    report: bytes, symbols: Mapping[str, Path], known: set[int]
+) -> list[symbolise.ModuleLife]:
+    """Return lives of which a panic left no record but that a task was found inside."""
+    lives: dict[int, symbolise.ModuleLife] = {}
+    for event in verdict.parse_report(report):
+        if event["ev"] != "inside" or event["module"] not in symbols:
+            continue
+        base = int(str(event["base"]), 0)
+        if base not in known:
+            lives[base] = symbolise.ModuleLife(
+                name=event["module"],
+                ko=symbols[event["module"]],
+                base=base,
+                size=int(event["size"]),
+                load=1,
+                unloaded_us=0,
+            )
+    return list(lives.values())

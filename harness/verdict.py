@@ -73,6 +73,8 @@ class Evidence:
     status: int | None
     #: That limit, seconds.
     limit_s: float
+    #: How long starting QEMU and restoring the guest took, seconds.
+    restore_s: float = 0.0
 
 
 def parse_report(report: bytes) -> tuple[Event, ...]:
@@ -107,7 +109,7 @@ def judge(
     for event in events:
         by_name.setdefault(event["ev"], []).append(event)
     findings = [*_splats(evidence.console, named_leaks="leak" in by_name)]
-    findings += _inside(by_name.get("inside", ()), resolve)
+    findings += _inside(by_name.get("inside", ()), by_name.get("parked", ()), resolve)
     findings += _hangs(by_name.get("hang", ()))
     findings += _data(by_name.get("data", ()))
     findings += _errnos(by_name.get("unexpected", ()))
@@ -130,12 +132,22 @@ def _splats(console: bytes, *, named_leaks: bool) -> Iterable[Finding]:
         yield Finding(Kind.SPLAT, report.title, text)
 
 
-def _inside(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
+def _inside(
+    events: Iterable[Event], parked: Iterable[Event], resolve: Resolve
+) -> Iterable[Finding]:
+    points = {event.get("actor"): event for event in parked}
     for event in events:
-        where = None
-        for address in re.findall(r"0x([0-9a-f]{16})\b", event.get("stack", "")):
-            where = where or resolve(event.get("module", ""), int(address, 16))
-        place = f" in {where.split('+')[0]}" if where else f" of {event.get('module', '?')}"
+        module, stack = event.get("module", ""), event.get("stack", "")
+        addresses = [int(text, 16) for text in re.findall(r"0x([0-9a-f]{16})\b", stack)]
+        point = points.get(event.get("actor"))
+        if point is not None and stack == point.get("stack"):
+            # The kernel prints a function's first address as the end of the one before.
+            addresses.insert(0, int(str(point["ip"]), 0))
+        where = next(filter(None, (resolve(module, address) for address in addresses)), None)
+        if where is None:
+            frame = re.search(rf"\] ([\w.$]+)\+0x\S+ \[{re.escape(module)}\]", stack)
+            where = frame[1] if frame else None
+        place = f" in {where.split('+')[0]}" if where else f" of {module or '?'}"
         yield Finding(Kind.INSIDE, f"unloaded under task{place}", _detail(event))
 
 
@@ -218,10 +230,12 @@ def _require_evidence(events: dict[str, list[Event]]) -> None:
     """Refuse to pass a trial in which nothing was put to the test, or nobody looked."""
     for event in events.get("trouble", ()):
         raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
-    if not _loads(events):
+    # A task that was stopped at an instruction of the module is proof enough of it.
+    if "parked" not in events and not _loads(events):
         raise GuestError("the module was never loaded: this trial shows nothing")
     for missing, what in (("audited", "residue was not looked for"), ("detectors", "no detectors")):
-        if missing not in events:
+        # A plan whose unload was refused changed nothing, and ends its trial at once.
+        if missing not in events and not (missing == "audited" and "refused" in events):
             raise GuestError(f"the executor's report is incomplete: {what}")
     if "truncated" in events:
         raise GuestError("the executor's report was cut off: it may have held a finding")

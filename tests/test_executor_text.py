@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from harness import ops
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param
-from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program
+from harness.program import Actor, Branch, Choose, Loop, Node, Op, Park, Program
 
 _GOOD = Program(
     "good",
@@ -99,6 +99,19 @@ _body_of = {"process": _bodies(_IN_ACTORS), "thread": _bodies(_IN_THREADS)}
 _names = st.lists(st.sampled_from(["b", "c.0", "d_e-f"]), max_size=2, unique=True)
 
 
+_plans = st.builds(
+    Park,
+    plan=_texts,
+    role=_texts.filter(bool),
+    module=_texts.filter(bool),
+    section=_texts.filter(bool),
+    offset=st.integers(0, 2**63),
+    hits=st.integers(1, 2**63),
+    mode=st.sampled_from(("hold", "users")),
+    body=_phases,
+)
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
     actors = []
@@ -117,6 +130,7 @@ def programs(draw: st.DrawFn) -> Program:
         kmemleak=draw(st.booleans()),
         setup=draw(_phases),
         teardown=draw(_phases),
+        park=draw(st.none() | _plans),
     )
 
 
@@ -158,7 +172,8 @@ def test_every_program_reads_back_as_it_was(prog: Program) -> None:
 def test_executor_takes_every_program_that_the_harness_writes(
     checked_executor: Path, prog: Program
 ) -> None:
-    bodies = (prog.setup, prog.teardown, *(actor.body for actor in prog.actors))
+    bodies = [prog.setup, prog.teardown, *(actor.body for actor in prog.actors)]
+    bodies += [prog.park.body] if prog.park else []
     event = check(checked_executor, prog.serialise())
     assert event["ev"] == "program", event
     assert event["actors"] == len(prog.actors)
@@ -254,6 +269,33 @@ def test_bad_text_is_refused_with_line_and_reason(
     checked_executor: Path, old: bytes, new: bytes, line: int, why: str
 ) -> None:
     text = _GOOD.serialise()
+    assert old in text
+    event = check(checked_executor, text.replace(old, new, 1))
+    assert event["ev"] == "bad-program"
+    assert why in event["why"]
+    assert event["line"] == line
+
+
+_PARK = b"park p%20l user m .text 20 2 hold\nop park.do[0] any - 0 yield\nend\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "why"),
+    [
+        (b" 20 2 hold", b" 20 2 wait", 26, "a plan says hold or users, not 'wait'"),
+        (b" 20 2 hold", b" 20 0 hold", 26, "hit 0 times"),
+        (b" 20 2 hold", b" 0x20 2 hold", 26, "'0x20' is not a number"),
+        (b" 20 2 hold", b" 20 2", 26, "'park' line has 7 words, not 8"),
+        (b"yield\nend\n", b"barrier 1\nend\n", 30, "a barrier outside the actors"),
+        (b"yield\nend\n", b"yield\nend\n" + _PARK, 29, "'park' where 'teardown' should be"),
+        (b"yield\nend\n", b"kill c TERM\nend\n", 30, "no actor is called 'c'"),
+    ],
+)
+def test_bad_plan_is_refused_with_line_and_reason(
+    checked_executor: Path, old: bytes, new: bytes, line: int, why: str
+) -> None:
+    text = _GOOD.serialise().replace(b"teardown\n", _PARK + b"teardown\n")
+    assert check(checked_executor, text)["ev"] == "program"
     assert old in text
     event = check(checked_executor, text.replace(old, new, 1))
     assert event["ev"] == "bad-program"

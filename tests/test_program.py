@@ -19,6 +19,7 @@ from harness.program import (
     Loop,
     Node,
     Op,
+    Park,
     Program,
     decode_word,
     encode_word,
@@ -179,3 +180,37 @@ def test_text_that_was_not_written_so_is_refused(old: str, new: str, why: str) -
     assert old in text
     with pytest.raises(UsageError, match=why):
         Program.parse(text.replace(old, new, 1).encode())
+
+
+_PARK = Park("user.* f+0x4 #2 then users", "user.*", "m", ".text", 20, 2, "users")
+
+
+def test_plan_travels_between_actors_and_teardown() -> None:
+    body = (Op("park.do[0]", "delete_module", ("m", ("nonblock",)), ("any",)),)
+    prog = replace(_PROGRAM, park=replace(_PARK, mode="hold", body=body))
+    lines = prog.serialise().decode().splitlines()
+    at = lines.index("park user.*%20f+0x4%20#2%20then%20users user.* m .text 20 2 hold")
+    assert lines[at - 1] == "end"
+    assert lines[at + 1 : at + 4] == [
+        "op park.do[0] any - 0 delete_module m nonblock", "end", "teardown",
+    ]  # fmt: skip
+    assert Program.parse(prog.serialise()) == prog
+
+
+def test_program_without_a_plan_has_the_text_it_always_had() -> None:
+    assert b"park" not in _PROGRAM.serialise()
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"hits": 0}, "is not in"),
+        ({"offset": -1}, "is not in"),
+        ({"mode": "wait"}, "hold or users"),
+        ({"role": ""}, "without a role"),
+        ({"body": (Op("park.do[0]", "barrier", (0,)),)}, "barrier outside"),
+    ],
+)
+def test_plan_that_the_executor_would_refuse(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        replace(_PROGRAM, park=replace(_PARK, **fields)).serialise()

@@ -37,10 +37,23 @@ static void note_unexpected(uint32_t node, int res)
 {
 	struct node_state *state = &shared->node[node];
 
+	/* A plan has taken away what the scenario relies on. */
+	if (atomic_load(&shared->park.disturbed))
+		return;
 	if (!state->unexpected)
 		state->unexpected = res + 1;
 	if ((int)state->unexpected == res + 1)
 		atomic_fetch_add(&state->nunexpected, 1);
+}
+
+/*
+ * Does nothing. A trace of executed code tells by the registers here who does
+ * what from now on in this address space (harness/exectrace.py).
+ */
+__attribute__((noinline, noclone))
+void actor_mark(unsigned long index, unsigned long magic, unsigned long node)
+{
+	__asm__ volatile ("" : : "D" (index), "S" (magic), "d" (node) : "memory");
 }
 
 static int run_op(struct ctx *c, uint32_t index)
@@ -50,11 +63,14 @@ static int run_op(struct ctx *c, uint32_t index)
 	int res;
 
 	c->node = index;
+	actor_mark(c->index, MARK_MAGIC, index);
+	if (c->index == ACTOR_UNLOADER && strcmp(n->type->name, "delete_module"))
+		atomic_store(&shared->park.disturbed, 1);
 	atomic_store_explicit(&c->st->node, index + 1, memory_order_relaxed);
 	for (uint32_t left = n->retries; ; left--) {
 		res = n->type->run(c, n);
 		fine = res == RES_SKIPPED || result_has(&n->expect, res);
-		if (fine || !left)
+		if (fine || !left || atomic_load(&shared->park.disturbed))
 			break;
 		sleep_us(RETRY_US);
 	}
@@ -173,6 +189,13 @@ static void wait_for_go(void)
 		futex_wait(&shared->go, 0, 0);
 }
 
+/* What the set-up hits must not be missed because it runs first. */
+static void wait_for_arming(void)
+{
+	while (!atomic_load(&shared->park.armed))
+		futex_wait(&shared->park.armed, 0, 0);
+}
+
 static void child_init(void)
 {
 	const struct rlimit no_core = { 0, 0 };
@@ -207,6 +230,8 @@ int actor_spawn_process(const struct program *prog, unsigned int index)
 	set_priority(&prog->actor[index]);
 	if (index < MAX_ACTORS)
 		wait_for_go();
+	else if (index == ACTOR_SETUP && prog->park)
+		wait_for_arming();
 	actor_run(prog, index);
 	actor_ended(prog, index, 0);
 	_exit(0);

@@ -52,6 +52,7 @@ static void take_payload(const char *archive, size_t len)
 	sync();
 	write_file("/proc/sys/vm/drop_caches", "3", 1);
 	start = now_us();
+	park_prepare();
 	kmemleak_baseline();
 	audit_baseline();
 	ev_begin("prepared");
@@ -125,6 +126,7 @@ int agent_main(const char *audit_file)
 		ev_end_always();
 		return 3;
 	}
+	park_prepare();
 	mlockall(MCL_CURRENT);
 	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param);
 	ev_begin("ready");

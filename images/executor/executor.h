@@ -4,7 +4,8 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, run, agent, relay, main.
+ * ops_*, modlife, optable, actor, audit, detectors, tell, park, run, agent, relay,
+ * main.
  */
 #ifndef EXECUTOR_H
 #define EXECUTOR_H
@@ -38,10 +39,14 @@
 #define STACK_TEXT	2048
 #define NAME_LEN	64
 
-/* The two actors that every program has besides its own. */
+/* The two actors that every program has besides its own, and that of a plan. */
 #define ACTOR_SETUP	MAX_ACTORS
 #define ACTOR_TEARDOWN	(MAX_ACTORS + 1)
-#define ALL_ACTORS	(MAX_ACTORS + 2)
+#define ACTOR_UNLOADER	(MAX_ACTORS + 2)
+#define ALL_ACTORS	(MAX_ACTORS + 3)
+/* A thread of the kernel's where an actor's number stands. */
+#define ACTOR_KERNEL	ALL_ACTORS
+#define ROLE_KERNEL	"kernel"
 
 /*
  * What an op answers: 0, an errno, or one of these. They share one space of
@@ -154,8 +159,19 @@ struct actor {
 	uint32_t barriers;	/* bit set of those it takes part in */
 };
 
+/* What to do when an actor reaches a point of a module; see park.c. */
+struct park {
+	char *plan;		/* as a person wrote it */
+	char *role;		/* pattern for names of actors */
+	char *module, *section;
+	uint64_t offset;	/* in the section */
+	uint64_t hits;		/* stop the actor that gets there this often */
+	bool users;		/* let the others run; else run the unloader's ops */
+};
+
 struct program {
 	char *name;
+	struct park *park;	/* NULL without a plan */
 	uint64_t seed;
 	uint64_t bound_us;
 	bool kmemleak;
@@ -251,8 +267,34 @@ struct life {
 	uint64_t loaded_us, unloaded_us;
 };
 
+/* What became of a plan. Texts are complete when the flag before them is set. */
+struct park_state {
+	_Atomic uint32_t armed;		/* turn up to which breakpoints are set */
+	_Atomic uint32_t start, finished;	/* of the unloader */
+	_Atomic uint32_t spin;
+	volatile uint64_t turns;	/* of the spinner */
+	_Atomic uint32_t disturbed;	/* the plan does what the scenario knows nothing of */
+	const char *what;		/* trouble; a literal */
+	int err;
+	uint64_t section, address, init;
+	_Atomic uint32_t set;		/* times that the point got an address */
+
+	_Atomic uint32_t hit;
+	unsigned int actor;		/* or ACTOR_KERNEL */
+	int tid;
+	char comm[32];			/* of a kernel thread */
+	uint64_t ip, hits, hit_us;
+	char stack[STACK_TEXT];
+
+	_Atomic uint32_t over;
+	bool held, gave_way;
+	uint64_t gave_way_us, end_us;
+	char stack_end[STACK_TEXT], stack_wait[STACK_TEXT];
+};
+
 struct shared {
 	struct report_state report;
+	struct park_state park;
 	_Atomic uint32_t ready, go, ended;
 	/* turn << 32 | arrived << 16 | members, so that one CAS moves all */
 	_Atomic uint64_t barrier[MAX_BARRIERS];
@@ -367,10 +409,14 @@ void life_loaded(const struct program *prog, int module, uint64_t us);
 uint32_t life_open(int module);
 void life_unloaded(uint32_t slot, int module, uint64_t us);
 size_t stack_text(int pid, int tid, char *buf, size_t size);
+uint64_t task_switches(int pid, int tid);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);
+void note_before(const struct ctx *c, const char *module);
 void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size);
 
 /* actor.c: start actors, run their bodies. */
+#define MARK_MAGIC	0x6b6d6f64706b7273	/* harness/exectrace.py */
+void actor_mark(unsigned long index, unsigned long magic, unsigned long node);
 void actor_run(const struct program *prog, unsigned int index);
 int actor_spawn_process(const struct program *prog, unsigned int index);
 int actor_spawn_threads(const struct program *prog);
@@ -392,6 +438,13 @@ void tell_died(const struct program *prog, unsigned int actor, uint32_t node);
 void tell_hang(const char *actor, const struct program *prog, uint32_t node, int pid, int tid);
 void tell_sums(const struct program *prog);
 void tell_modules(const struct program *prog);
+void tell_plan_end(const struct program *prog);
+
+/* park.c: stop a task at an instruction */
+void park_prepare(void);
+int park_start(const struct program *program);
+void park_arm(uint32_t turn);
+void park_end(void);
 
 /* run.c */
 void shared_alloc(void);

@@ -92,6 +92,23 @@ size_t stack_text(int pid, int tid, char *buf, size_t size)
 	return len;
 }
 
+/* How often a task has left the processor: the same number twice, and it has not run since. */
+uint64_t task_switches(int pid, int tid)
+{
+	unsigned long long sum = 0, one;
+	char path[64], text[4096];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
+	if (read_file(path, text, sizeof(text)) <= 0)
+		return 0;
+	for (const char *at = text; (at = strstr(at, "voluntary_ctxt_switches:")); ) {
+		at += strlen("voluntary_ctxt_switches:");
+		if (sscanf(at, "%llu", &one) == 1)
+			sum += one;
+	}
+	return sum;
+}
+
 bool stack_in_range(const char *text, uint64_t base, uint64_t size)
 {
 	for (const char *frame = text; (frame = strstr(frame, "] 0x")); frame += 4) {
@@ -107,7 +124,7 @@ static void note_inside(const struct ctx *c, unsigned int actor, const char *mod
 			uint64_t base, uint64_t size, const char *text)
 {
 	uint32_t slot = atomic_fetch_add(&shared->ninside, 1);
-	uint32_t node = atomic_load(&shared->actor[actor].node);
+	uint32_t node = actor < ALL_ACTORS ? atomic_load(&shared->actor[actor].node) : 0;
 	struct inside *in;
 
 	if (slot >= MAX_INSIDE)
@@ -122,6 +139,51 @@ static void note_inside(const struct ctx *c, unsigned int actor, const char *mod
 	copy_name(in->module, sizeof(in->module), module);
 	copy_name(in->stack, sizeof(in->stack), text);
 	atomic_store(&in->ready, 1);
+}
+
+/*
+ * Who was inside a module before its unload. Afterwards a stack that leads
+ * through code that is gone ends where the unwinder no longer knows the way
+ * (unwind_get_return_address() answers 0), so what counts is where a task was
+ * before, and that it has not run since.
+ */
+static struct before {
+	int pid, tid;
+	uint64_t switches;
+	char text[STACK_TEXT];
+} before[MAX_ACTORS + 1];
+
+static void note_one(struct before *one, int pid, int tid, const char *frame)
+{
+	one->pid = pid;
+	one->tid = tid;
+	one->switches = 0;
+	if (!pid)
+		return;
+	stack_text(pid, tid, one->text, STACK_TEXT);
+	if (strstr(one->text, frame))
+		one->switches = task_switches(pid, tid);
+}
+
+static bool inside_since(const struct before *one)
+{
+	return one->switches && one->switches == task_switches(one->pid, one->tid);
+}
+
+void note_before(const struct ctx *c, const char *module)
+{
+	char frame[NAME_LEN + 4];
+
+	snprintf(frame, sizeof(frame), " [%s]", module);
+	for (unsigned int i = 0; i < c->prog->nactors; i++) {
+		struct actor_state *st = &shared->actor[i];
+		bool runs = i != c->index && !atomic_load(&st->done) && !atomic_load(&st->died);
+
+		note_one(&before[i], runs ? atomic_load(&st->pid) : 0, atomic_load(&st->tid), frame);
+	}
+	/* Whom a plan has stopped may be nobody's actor. */
+	if (atomic_load(&shared->park.hit) && shared->park.actor == ACTOR_KERNEL)
+		note_one(&before[MAX_ACTORS], shared->park.tid, shared->park.tid, frame);
 }
 
 /* Looks at one task; for a process actor at each of its threads. */
@@ -140,7 +202,11 @@ void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_
 
 		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
 			continue;
-		if (task_inside(pid, tid, base, size, text))
+		if (inside_since(&before[i]))
+			note_inside(c, i, module, base, size, before[i].text);
+		else if (task_inside(pid, tid, base, size, text))
 			note_inside(c, i, module, base, size, text);
 	}
+	if (inside_since(&before[MAX_ACTORS]))
+		note_inside(c, ACTOR_KERNEL, module, base, size, before[MAX_ACTORS].text);
 }

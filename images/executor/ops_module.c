@@ -34,14 +34,25 @@ int op_delete_module(struct ctx *c, const struct node *n)
 {
 	const char *name = n->arg[0].s;
 	int module = program_module(c->prog, name);
+	uint32_t disturbed = atomic_load(&shared->park.disturbed);
 	uint64_t base = 0, size = 0;
 	uint32_t life;
 	bool known;
 
 	known = module_range(name, &base, &size);
 	life = life_open(module);
-	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i))
-		return errno;
+	if (c->index == ACTOR_UNLOADER) {
+		note_before(c, name);
+		/* Users may fail from its start on, if it is not refused. */
+		atomic_store(&shared->park.disturbed, 1);
+	}
+	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i)) {
+		int err = errno;
+
+		if (c->index == ACTOR_UNLOADER)
+			atomic_store(&shared->park.disturbed, disturbed);
+		return err;
+	}
 	life_unloaded(life, module, now_us());
 	if (known && size)
 		find_inside(c, name, base, size);

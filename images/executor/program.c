@@ -302,6 +302,36 @@ static int actor_by_name(const struct program *prog, const char *name)
 	return -1;
 }
 
+/* park PLAN ROLE MODULE SECTION OFFSET HITS hold|users, then the unloader's ops */
+static bool parse_park(struct parser *p)
+{
+	struct actor *unloader = &p->prog->actor[ACTOR_UNLOADER];
+	struct park *park = calloc(1, sizeof(*park));
+
+	if (!park)
+		return parse_fail(p, "out of memory");
+	if (!need_words(p, 8))
+		return false;
+	if (!get_string(p, p->word[1], &park->plan) ||
+	    !get_string(p, p->word[2], &park->role) ||
+	    !get_string(p, p->word[3], &park->module) ||
+	    !get_string(p, p->word[4], &park->section) ||
+	    !get_u64(p, p->word[5], &park->offset) ||
+	    !get_u64(p, p->word[6], &park->hits))
+		return false;
+	if (!park->hits)
+		return parse_fail(p, "a point that is hit 0 times");
+	park->users = !strcmp(p->word[7], "users");
+	if (!park->users && strcmp(p->word[7], "hold"))
+		return parse_fail(p, "a plan says hold or users, not '%.40s'", p->word[7]);
+	p->prog->park = park;
+	unloader->repeat = 1;
+	if (!get_string(p, "unloader", &unloader->name) ||
+	    !get_string(p, "park", &unloader->place))
+		return false;
+	return parse_body(p, unloader);
+}
+
 struct until_of {
 	struct actor *actor;
 	unsigned int index;
@@ -404,9 +434,12 @@ static bool parse_all(struct parser *p)
 		if (!parse_actor(p))
 			return false;
 	}
+	if (!p->failed && !strcmp(p->word[0], "park") && (!parse_park(p) || !parse_line(p)))
+		return false;
 	if (p->failed || !parse_phase(p, ACTOR_TEARDOWN, "teardown"))
 		return false;
-	if (p->prog->actor[ACTOR_SETUP].barriers || p->prog->actor[ACTOR_TEARDOWN].barriers)
+	if (p->prog->actor[ACTOR_SETUP].barriers || p->prog->actor[ACTOR_TEARDOWN].barriers ||
+	    p->prog->actor[ACTOR_UNLOADER].barriers)
 		return parse_fail(p, "a barrier outside the actors");
 	if (p->next != p->end)
 		return parse_fail(p, "text after the end of the program");

@@ -153,6 +153,27 @@ static void tell_hung(const struct program *prog, unsigned int first, unsigned i
 	}
 }
 
+/*
+ * Whether all that a plan did was refused. Nothing has changed then: what follows
+ * is what follows without the plan, and need not be run again for each point.
+ */
+static bool plan_refused(const struct program *prog)
+{
+	const struct actor *unloader = &prog->actor[ACTOR_UNLOADER];
+
+	if (!prog->park || prog->park->users || !atomic_load(&shared->park.over) ||
+	    shared->park.gave_way)
+		return false;
+	for (uint32_t i = unloader->first; i < unloader->end; i++) {
+		int res = shared->node[i].seen[0].res;
+
+		if (strcmp(prog->node[i].type->name, "delete_module") ||
+		    (res != EAGAIN && res != EBUSY))
+			return false;
+	}
+	return true;
+}
+
 /* Waits until @word has reached @goal, telling what happens on the way. */
 static bool wait_word(const struct program *prog, _Atomic uint32_t *word, uint32_t goal,
 		      uint64_t deadline)
@@ -162,12 +183,44 @@ static bool wait_word(const struct program *prog, _Atomic uint32_t *word, uint32
 
 		reap(prog);
 		tell_news(prog);
-		if (atomic_load(word) >= goal)
+		if (atomic_load(word) >= goal || plan_refused(prog))
 			return true;
 		if (now_us() >= deadline)
 			return false;
 		futex_wait(word, seen, TICK_US);
 	}
+}
+
+/* Whoever is held is let go: before anything else is waited for, or killed. */
+static void stop_plan(const struct program *prog)
+{
+	static bool done;
+
+	if (!prog->park || done)
+		return;
+	done = true;
+	if (shared->park.err)
+		tell_trouble(shared->park.what, shared->park.err);
+	killing = true;
+	park_end();
+	for (unsigned int waits = 0; is_running(ACTOR_UNLOADER) && waits < KILL_WAITS; waits++) {
+		reap(prog);
+		sleep_us(KILL_WAIT_US);
+	}
+	killing = false;
+	nstuck += is_running(ACTOR_UNLOADER);
+	tell_plan_end(prog);
+}
+
+/* The plan's own ops, where they outlast the actors. */
+static void finish_plan(const struct program *prog, uint64_t deadline)
+{
+	if (prog->park && atomic_load(&shared->park.start) &&
+	    !wait_word(prog, &shared->park.finished, 1, deadline)) {
+		tell_hung(prog, ACTOR_UNLOADER, ACTOR_UNLOADER + 1);
+		sysrq_blocked();
+	}
+	stop_plan(prog);
 }
 
 /* Actors first..end-1 are under way; after this none of them is, or it is stuck. */
@@ -178,6 +231,7 @@ static void wait_actors(const struct program *prog, unsigned int first, unsigned
 		return;
 	tell_hung(prog, first, end);
 	sysrq_blocked();
+	stop_plan(prog);
 	nstuck += kill_rest(prog, first, end);
 	tell_news(prog);
 }
@@ -196,6 +250,8 @@ static bool run_phase(const struct program *prog, unsigned int index, uint64_t d
 		tell_trouble("fork", err);
 		return false;
 	}
+	if (prog->park && index == ACTOR_SETUP)
+		park_arm(1);
 	wait_actors(prog, index, index + 1, goal, deadline);
 	for (uint32_t i = actor->first; i < actor->end; i++) {
 		if (atomic_load(&shared->node[i].nunexpected))
@@ -247,6 +303,10 @@ static bool run_actors(const struct program *prog, uint64_t deadline)
 	}
 	/* One that dies before it is ready shows in the wait for the end. */
 	wait_word(prog, &shared->ready, prog->nactors, deadline);
+	if (prog->park) {
+		park_arm(2);
+		wait_word(prog, &shared->park.armed, 2, deadline);
+	}
 	atomic_store(&shared->go, 1);
 	futex_wake_all(&shared->go);
 	wait_actors(prog, 0, prog->nactors, goal, deadline);
@@ -288,10 +348,28 @@ static bool run_bounded(const char *name, void (*work)(void), uint64_t bound_us)
 	return !waits && WIFEXITED(status) && !WEXITSTATUS(status);
 }
 
+/* The end of a program that was not run to its end, because there was no more to see. */
+static void tell_short_end(const struct program *prog)
+{
+	tell_news(prog);
+	ev_begin("refused");
+	ev_str("plan", prog->park->plan);
+	ev_end_always();
+	tell_modules(prog);
+	detectors_report();
+	ev_begin("end");
+	ev_u64("us", now_us());
+	ev_bool("ok", true);
+	ev_u64("hangs", 0);
+	ev_u64("stuck", 0);
+	ev_end_always();
+}
+
 /* Returns whether everything ended by itself. */
 bool run_program(const struct program *prog)
 {
 	uint64_t start = now_us();
+	int err;
 	bool ok;
 
 	ev_begin("start");
@@ -299,9 +377,16 @@ bool run_program(const struct program *prog)
 	ev_u64("seed", prog->seed);
 	ev_u64("us", start);
 	ev_end();
+	if (prog->park && (err = park_start(prog)))
+		tell_trouble("fork", err);
 	ok = run_phase(prog, ACTOR_SETUP, start + prog->bound_us);
 	if (ok)
 		ok = run_actors(prog, start + prog->bound_us);
+	if (plan_refused(prog)) {
+		tell_short_end(prog);
+		return true;
+	}
+	finish_plan(prog, start + prog->bound_us);
 	ok &= run_phase(prog, ACTOR_TEARDOWN, now_us() + TEARDOWN_US);
 	tell_news(prog);
 	tell_sums(prog);

@@ -16,6 +16,17 @@ static void ev_where(const struct program *prog, const char *key, uint32_t node_
 		ev_str(key, prog->node[node_plus_1 - 1].place);
 }
 
+/* An actor's name, or that of the kernel's thread that was stopped. */
+static void ev_who(const struct program *prog, unsigned int actor)
+{
+	if (actor != ACTOR_KERNEL) {
+		ev_str("actor", prog->actor[actor].name);
+		return;
+	}
+	ev_str("actor", ROLE_KERNEL);
+	ev_str("thread", shared->park.comm);
+}
+
 static void tell_data(const struct program *prog, unsigned int actor)
 {
 	struct actor_state *st = &shared->actor[actor];
@@ -64,7 +75,7 @@ static void tell_inside(const struct program *prog)
 			continue;
 		inside_told[i] = true;
 		ev_begin("inside");
-		ev_str("actor", prog->actor[in->actor].name);
+		ev_who(prog, in->actor);
 		ev_where(prog, "where", in->node);
 		ev_str("module", in->module);
 		ev_addr("base", in->base);
@@ -73,6 +84,96 @@ static void tell_inside(const struct program *prog)
 		ev_where(prog, "by_where", in->by_node + 1);
 		ev_str("stack", in->stack);
 		ev_end();
+	}
+}
+
+static void tell_parked(const struct program *prog)
+{
+	const struct park_state *ps = &shared->park;
+
+	ev_begin("parked");
+	ev_str("plan", prog->park->plan);
+	ev_who(prog, ps->actor);
+	if (ps->actor != ACTOR_KERNEL)
+		ev_where(prog, "where", atomic_load(&shared->actor[ps->actor].node));
+	ev_str("module", prog->park->module);
+	ev_str("section", prog->park->section);
+	ev_addr("section_at", ps->section);
+	ev_addr("address", ps->address);
+	ev_addr("ip", ps->ip);
+	ev_u64("hits", ps->hits);
+	ev_int("tid", ps->tid);
+	ev_u64("us", ps->hit_us);
+	ev_str("stack", ps->stack);
+	ev_end();
+}
+
+/* The results of the unloader's ops, in their order. */
+static void ev_answers(const struct program *prog)
+{
+	const struct actor *unloader = &prog->actor[ACTOR_UNLOADER];
+
+	ev_object("answers");
+	for (uint32_t i = unloader->first; i < unloader->end; i++) {
+		const struct node_state *state = &shared->node[i];
+
+		if (state->seen[0].count)
+			ev_str(prog->node[i].place, result_name(state->seen[0].res) ?: "?");
+	}
+	ev_object_end();
+}
+
+static void tell_let_go(const struct program *prog)
+{
+	const struct park_state *ps = &shared->park;
+
+	ev_begin("let-go");
+	ev_bool("held", ps->held);
+	ev_u64("took_us", ps->end_us - ps->hit_us);
+	ev_answers(prog);
+	ev_bool("gave_way", ps->gave_way);
+	if (ps->gave_way_us) {
+		ev_u64("after_us", ps->gave_way_us - ps->hit_us);
+		ev_str("waited_in", ps->stack_wait);
+	}
+	ev_str("stack", ps->stack_end);
+	ev_end();
+}
+
+/* Once, when the actors have ended. */
+void tell_plan_end(const struct program *prog)
+{
+	tell_news(prog);
+	ev_begin("plan");
+	ev_str("plan", prog->park->plan);
+	ev_bool("reached", atomic_load(&shared->park.hit));
+	ev_bool("over", atomic_load(&shared->park.over));
+	ev_end_always();
+}
+
+static void tell_plan(const struct program *prog)
+{
+	static bool parked_told, let_go_told;
+	static uint32_t set_told;
+
+	if (!prog->park)
+		return;
+	if (set_told != atomic_load(&shared->park.set)) {
+		set_told = atomic_load(&shared->park.set);
+		ev_begin("armed");
+		ev_str("module", prog->park->module);
+		ev_str("section", prog->park->section);
+		ev_addr("section_at", shared->park.section);
+		ev_addr("init_at", shared->park.init);
+		ev_end();
+	}
+	if (!parked_told && atomic_load(&shared->park.hit)) {
+		parked_told = true;
+		tell_parked(prog);
+	}
+	if (!let_go_told && atomic_load(&shared->park.over)) {
+		let_go_told = true;
+		tell_let_go(prog);
 	}
 }
 
@@ -86,6 +187,7 @@ void tell_news(const struct program *prog)
 		tell_unexpected(prog, i);
 	}
 	tell_inside(prog);
+	tell_plan(prog);
 }
 
 void tell_died(const struct program *prog, unsigned int actor, uint32_t node)

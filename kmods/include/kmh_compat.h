@@ -148,6 +148,13 @@ static const struct address_space_operations __maybe_unused kmh_ram_aops = {
 };
 #endif
 
+/* 5.17 renamed it. */
+#if KMH_KERNEL(5, 17)
+#define kmh_module_put_and_exit module_put_and_kthread_exit
+#else
+#define kmh_module_put_and_exit module_put_and_exit
+#endif
+
 /*
  * 5.19: address space operations take folios, of one page unless a filesystem
  * asks for more. (5.18 has half of that change and is not catered for.)

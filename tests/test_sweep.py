@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a sweep concludes from what it sees; the sweeps themselves are in test_sweep_vm."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import elf, points, sweep, symbolise
+from harness import reach as reaching
+from harness.errors import UsageError
+from harness.exectrace import Visit
+from harness.machine import Lane
+from harness.plan import Action, Plan
+from harness.points import Point
+from harness.program import Actor, Program
+from harness.reach import KERNEL, Reach
+from harness.sweep import Verdict
+from harness.trial import TrialResult, TrialSpec
+from harness.verdict import Evidence, Finding, Kind
+from harness.verdict import Verdict as TrialVerdict
+from tests.test_points import compile_object
+
+BASE = 0xFFFFFFFFA0000000
+INIT = 0xFFFFFFFFA0006000
+#: A function at the beginning of each section, and one that loops.
+SOURCE = """
+int outer(int x);
+int first(int x) { return outer(x) + outer(x + 1); }
+int loop(int x) { int y = 0; while (x--) y += outer(y); return y; }
+__attribute__((section(".init.text"))) int begin(int x) { return outer(x) - 1; }
+__attribute__((section(".exit.text"))) int leave(int x) { return outer(x) * 3; }
+"""
+
+
+@pytest.fixture(scope="module")
+def ko(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_object(tmp_path_factory.mktemp("ko"), "-fno-pie", source=SOURCE)
+
+
+@pytest.fixture(scope="module")
+def known(ko: Path) -> tuple[Point, ...]:
+    return points.find_points(ko)
+
+
+def address(ko: Path, point: Point) -> int:
+    file = elf.load(ko)
+    starts = {file.sections[index].name: start for index, start in symbolise.text_layout(file)}
+    return (BASE + starts[point.section] if point.section in starts else INIT) + point.value
+
+
+def of(known: tuple[Point, ...], function: str) -> list[Point]:
+    return [point for point in known if point.function == function]
+
+
+# ---- from a trace to points ---------------------------------------------------------------------
+
+
+def located(
+    ko: Path, known: tuple[Point, ...], *visits: tuple[Point, int, int | None]
+) -> list[tuple[Point, int | None]]:
+    trace = [Visit(address(ko, point), limit, actor) for point, limit, actor in visits]
+    found = reaching.locate(trace, [reaching.Life(BASE, INIT)], ko, known)
+    return [(point, visit.actor) for point, visit in found]
+
+
+def test_block_reaches_to_its_first_jump(ko: Path, known: tuple[Point, ...]) -> None:
+    first = of(known, "first")
+    block = [point for point, _ in located(ko, known, (first[0], 0, 2))]
+    assert block == first[: len(block)]
+    assert block[-1].text.startswith("call")
+    assert not any(point.text.startswith("call") for point in block[:-1])
+
+
+def test_block_is_no_longer_than_qemu_lets_it_be(ko: Path, known: tuple[Point, ...]) -> None:
+    first = of(known, "first")
+    assert located(ko, known, (first[0], 1, 2)) == [(first[0], 2)]
+
+
+def test_block_that_was_left_early_is_counted_once(ko: Path, known: tuple[Point, ...]) -> None:
+    first = of(known, "first")
+    whole = located(ko, known, (first[0], 0, 2))
+    # An interrupt came before the second instruction; another task ran meanwhile.
+    seen = located(ko, known, (first[0], 0, 2), (of(known, "leave")[0], 1, 3), (first[1], 0, 2))
+    assert [entry for entry in seen if entry[1] == 2] == whole
+
+
+def test_sections_of_init_and_exit_are_found_where_they_lie(
+    ko: Path, known: tuple[Point, ...]
+) -> None:
+    begin, leave = of(known, "begin")[0], of(known, "leave")[0]
+    assert located(ko, known, (begin, 1, 0), (leave, 1, None)) == [(begin, 0), (leave, None)]
+
+
+def test_actors_of_one_part_share_a_role() -> None:
+    program = Program(
+        "p", 1, 1000,
+        (Actor("user.0", "actors[0]", ()), Actor("user.1", "actors[0]", ()),
+         Actor("remover", "actors[1]", ())),
+    )  # fmt: skip
+    roles = reaching.actor_roles(program)
+    assert [roles[number] for number in range(3)] == ["user.*", "user.*", "remover"]
+
+
+def test_code_of_other_modules_is_left_out(ko: Path, known: tuple[Point, ...]) -> None:
+    trace = [Visit(INIT + 0x8000, 0, 0), Visit(BASE - 16, 0, 0)]
+    assert reaching.locate(trace, [reaching.Life(BASE, INIT)], ko, known) == []
+
+
+def test_lives_of_a_module_come_from_the_report(ko: Path) -> None:
+    found = points.find_points(ko)
+    starts = {point.section: address(ko, point) - point.value for point in found}
+    text, leave = starts[".text"], starts[".exit.text"]
+    events = [
+        {"ev": "armed", "section": ".text", "section_at": hex(text), "init_at": hex(INIT)},
+        {
+            "ev": "armed",
+            "section": ".exit.text",
+            "section_at": hex(leave + 0x8000),
+            "init_at": "0x0",
+        },
+        {"ev": "armed", "section": ".text", "section_at": hex(text), "init_at": hex(INIT)},
+    ]
+    assert reaching.module_lives(events, ko) == [
+        reaching.Life(BASE, INIT), reaching.Life(BASE + 0x8000, 0),
+    ]  # fmt: skip
+
+
+# ---- which plans --------------------------------------------------------------------------------
+
+POINT = Point(".text", 38, "foo_write", 0x26, "ret")
+
+
+def reach(**fields: object) -> Reach:
+    return dataclasses.replace(Reach(POINT, "s", "user", "write", 0, 7, 40), **fields)  # type: ignore[arg-type]
+
+
+def test_scenario_that_comes_first_is_chosen_with_all_its_roles() -> None:
+    late = reach(scenario="late", order=100)
+    early = [reach(scenario="early"), reach(scenario="early", role=KERNEL, op="", order=50)]
+    assert sweep.choose([late, *early]) == early
+
+
+def test_init_is_stopped_where_there_is_company() -> None:
+    alone = reach(scenario="alone", op="finit_module", order=1)
+    together = reach(scenario="together", op="finit_module", company=2, order=9)
+    assert sweep.choose([alone, together]) == [together]
+    assert sweep.plans_for(together, ()) == [Plan("user", "foo_write", 0x26, 1, Action.USERS)]
+    assert sweep.plans_for(alone, ()) == [Plan("user", "foo_write", 0x26, 1, Action.DELETE)]
+
+
+def test_no_plan_waits_for_a_hit_that_does_not_come() -> None:
+    plans = sweep.plans_for(reach(hits=2), [Action.RELOAD, Action.UMOUNT], hits=5)
+    assert [(plan.action, plan.hit) for plan in plans] == [
+        (Action.RELOAD, 1), (Action.RELOAD, 2), (Action.UMOUNT, 1), (Action.UMOUNT, 2),
+    ]  # fmt: skip
+
+
+# ---- what became of a plan ----------------------------------------------------------------------
+
+PREEMPTED = "[<0>] irqentry_exit+0x57/0x67\n[<0>] asm_sysvec_irq_work+0x16/0x20\n[<0>] {}\n"
+
+
+def parked(ko: Path, point: Point, stack: str) -> dict[str, object]:
+    at = address(ko, point)
+    start = at - point.value
+    return {"ev": "parked", "ip": hex(at), "section_at": hex(start), "stack": stack}
+
+
+def let_go(answer: str = "EAGAIN", **fields: object) -> dict[str, object]:
+    answers = {"park.do[0]": answer}
+    return {"ev": "let-go", "held": True, "gave_way": False, "answers": answers, **fields}
+
+
+def judged(
+    ko: Path, point: Point, *events: dict[str, object], findings: tuple[Finding, ...] = ()
+) -> sweep.Outcome:
+    report = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    spec = TrialSpec("foo", "good", "6.1", "kasan", Lane.DET, "s", 1, "p")
+    result = TrialResult(
+        spec=spec,
+        verdict=TrialVerdict.FAIL if findings else TrialVerdict.PASS,
+        findings=findings,
+        evidence=Evidence(b"", report, 33, 60.0, 0.04),
+        lives=(),
+        wall_s=1.0,
+    )
+    plan = Plan("user", point.function, point.offset)
+    return sweep.judge(plan, reach(point=point), result, ko)
+
+
+def frame(point: Point) -> str:
+    return f"{point.name}/0x99 [foo]"
+
+
+@pytest.mark.parametrize(
+    ("ended", "wanted"),
+    [
+        (let_go("EAGAIN"), (Verdict.PROTECTED, "")),
+        (let_go("EBUSY"), (Verdict.PROTECTED, "")),
+        (let_go("ok"), (Verdict.CLEAN, "")),
+        (let_go("ok", held=False), (Verdict.GONE, "")),
+        (let_go("ENOENT"), (Verdict.GONE, "")),
+        (let_go("ok", gave_way=True, waited_in="[<0>] misc_deregister+0x1/0x2\n"),
+         (Verdict.WAITED, "in misc_deregister")),
+    ],
+)  # fmt: skip
+def test_verdict_follows_from_what_unload_did(
+    ko: Path, known: tuple[Point, ...], ended: dict[str, object], wanted: tuple[Verdict, str]
+) -> None:
+    point = of(known, "first")[2]
+    outcome = judged(ko, point, parked(ko, point, PREEMPTED.format(frame(point))), ended)
+    assert (outcome.verdict, outcome.detail) == wanted
+
+
+def test_plan_whose_point_was_not_reached(ko: Path, known: tuple[Point, ...]) -> None:
+    point = of(known, "first")[2]
+    assert judged(ko, point).verdict is Verdict.UNREACHED
+
+
+def test_task_that_stopped_elsewhere_is_late_and_says_where(
+    ko: Path, known: tuple[Point, ...]
+) -> None:
+    point, later = of(known, "first")[2:4]
+    stack = "[<0>] preempt_schedule_thunk+0x1a/0x1c\n[<0>] _raw_spin_unlock+0x2a/0x2f\n"
+    outcome = judged(ko, point, parked(ko, point, stack + f"[<0>] {frame(later)}\n"), let_go())
+    assert outcome.verdict is Verdict.LATE
+    assert outcome.detail == "stopped in preempt_schedule_thunk+0x1a/0x1c"
+    outcome = judged(ko, point, parked(ko, point, PREEMPTED.format(frame(later))), let_go())
+    assert outcome.detail == f"stopped in {frame(later)}"
+
+
+def test_callback_that_interrupted_a_thread_says_which(ko: Path, known: tuple[Point, ...]) -> None:
+    point = of(known, "first")[2]
+    event = {**parked(ko, point, ""), "thread": "swapper/0"}
+    outcome = judged(ko, point, event, let_go())
+    assert (outcome.verdict, outcome.detail) == (Verdict.LATE, "interrupted swapper/0")
+
+
+@pytest.mark.parametrize("function", ["first", "loop", "begin", "leave"])
+def test_first_instruction_is_named_after_what_lies_before_it(
+    ko: Path, known: tuple[Point, ...], function: str
+) -> None:
+    # The kernel prints a return address as the end of the function before, if there is one.
+    point = of(known, function)[0]
+    file = elf.load(ko)
+    stack = PREEMPTED.format(f"0x{address(ko, point):016x}")
+    if function in ("loop", "leave"):
+        before = file.by_name["first"][0] if function == "loop" else _last_of_text(file)
+        size = address(ko, point) - BASE - before.value
+        stack = PREEMPTED.format(f"{before.name}+{size:#x}/{size:#x} [foo]")
+    outcome = judged(ko, point, parked(ko, point, stack), let_go())
+    assert outcome.verdict is Verdict.PROTECTED, outcome.detail
+
+
+def _last_of_text(file: elf.Elf) -> elf.Symbol:
+    index = next(n for n, section in enumerate(file.sections) if section.name == ".text")
+    return file.by_section[index][-1]
+
+
+def test_task_inside_is_what_a_finding_is_called_after(ko: Path, known: tuple[Point, ...]) -> None:
+    point = of(known, "first")[2]
+    findings = (Finding(Kind.SPLAT, "BUG: x"), Finding(Kind.INSIDE, "unloaded under task in y"))
+    outcome = judged(
+        ko, point, parked(ko, point, PREEMPTED.format(frame(point))), findings=findings
+    )
+    assert (outcome.verdict, outcome.detail) == (Verdict.FINDING, "unloaded under task in y")
+
+
+# ---- the whole ----------------------------------------------------------------------------------
+
+
+def test_points_that_nobody_reached_are_listed(ko: Path, known: tuple[Point, ...]) -> None:
+    point, other = known[0], known[1]
+    done = sweep.Sweep(None, known)  # type: ignore[arg-type]
+    done.reached = (reach(point=point), reach(point=other, hits=3))
+    done.outcomes = [
+        judged(ko, point, parked(ko, point, PREEMPTED.format(frame(point))), let_go()),
+        judged(ko, point, parked(ko, point, "[<0>] x+0x1/0x2\n"), let_go()),
+    ]
+    reports = done.reports()
+    assert [report.point for report in reports] == list(known)
+    # The worst of its plans, and one that was not asked for.
+    assert [report.verdict for report in reports[:3]] == [
+        Verdict.LATE, Verdict.SKIPPED, Verdict.UNREACHED,
+    ]  # fmt: skip
+    assert (reports[1].hits, reports[2].hits) == (3, 0)
+    assert sum(done.totals().values()) == len(known)
+
+
+def test_kernel_in_which_nothing_could_be_seen_is_refused() -> None:
+    config = dict.fromkeys(sweep.REQUIRED, "y")
+    sweep.check_kernel("6.1-kasan", config)
+    config |= {"CONFIG_PREEMPTION": "n"}
+    del config["CONFIG_PERF_EVENTS"]
+    with pytest.raises(
+        UsageError, match=r"kernel 6\.1-kasan cannot be swept: it has no "
+    ) as caught:
+        sweep.check_kernel("6.1-kasan", config)
+    assert "CONFIG_PERF_EVENTS (events that a breakpoint raises)" in caught.value.message
+    assert "CONFIG_PREEMPTION (stopping a task" in caught.value.message
+    assert "CONFIG_STACKTRACE" not in caught.value.message
+
+
+REPORT = """BUG: unable to handle page fault for address: ffffffffa0000045
+RIP: 0010:{last}/0x40 [foo, load 1, unloaded]
+Call Trace:
+ ? {later}/0x40 [foo]
+ vfs_write+0x12/0x34
+ {last}/0x40 [foo]
+ other+0x5/0x6 [bar]
+"""
+
+
+def test_frames_of_a_report_become_plans_the_top_one_first(known: tuple[Point, ...]) -> None:
+    last, later = of(known, "first")[-1], of(known, "loop")[3]
+    text = REPORT.format(last=last.name, later=later.name)
+    plans = sweep.plans_from_report(text, "foo", known, hits=2)
+    assert [(plan.role, plan.function, plan.offset, plan.hit) for plan in plans[:5]] == [
+        ("*", "first", last.offset, 1), (KERNEL, "first", last.offset, 1),
+        ("*", "first", last.offset, 2), (KERNEL, "first", last.offset, 2),
+        ("*", "loop", later.offset, 1),
+    ]  # fmt: skip
+    assert len(plans) == 8
+
+
+def test_report_of_another_build_is_refused(known: tuple[Point, ...]) -> None:
+    with pytest.raises(UsageError, match="no frame that is an instruction of this foo"):
+        sweep.plans_from_report(" first+0x3fff/0x4000 [foo]", "foo", known, hits=1)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sweeps, in guests."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from harness import bundle, lab, modules, plan, scenario, sweep, trial, verdict
+from harness.lab import Lab, Subject
+from harness.machine import Lane
+from harness.plan import Action, Plan
+from harness.reach import KERNEL
+from harness.scenario import Scenario
+from harness.sweep import Sweep, Verdict
+
+pytestmark = pytest.mark.vm
+
+LASTRET = modules.find_family("lastret")
+MISTAKE = "put-then-return"
+
+
+def subject_of(made: Lab, family: modules.Family, variant: str) -> Subject:
+    return made.subject(str(family.folder), variant, "6.1", "kasan", Lane.DET)
+
+
+def workloads_of(family: modules.Family) -> tuple[Scenario, ...]:
+    return lab.family_scenarios(family, modules.GOOD)
+
+
+def sweep_of(made: Lab, family: modules.Family, variant: str, **fields: object) -> Sweep:
+    subject = subject_of(made, family, variant)
+    return sweep.run_sweep(
+        made, subject, workloads_of(family), seed=1, cycles=1, workers=1, **fields
+    )  # type: ignore[arg-type]
+
+
+def park(
+    made: Lab, variant: str, workload: str, text: str, family: str = "poolfs"
+) -> sweep.Outcome:
+    """Carry out one plan and judge it."""
+    found = scenario.load_scenario(scenario.find_scenario(workload))
+    subject = subject_of(made, modules.find_family(family), variant)
+    done = sweep.run_sweep(
+        made, subject, [found], seed=1, cycles=1, workers=1, given=[plan.parse(text)]
+    )
+    (outcome,) = done.outcomes
+    return outcome
+
+
+def test_unload_under_a_last_return_is_seen(harness_lab: Lab) -> None:
+    done = sweep_of(harness_lab, LASTRET, MISTAKE)
+    promised = LASTRET.variants[MISTAKE].expect[0]
+    inside = [title for title in done.found if title.startswith("unloaded under task")]
+    assert inside == [promised]
+    # All that is behind the call that drops the count, and nothing else.
+    bad = [report.point for report in done.reports() if report.verdict is Verdict.FINDING]
+    thread = [point for point in done.points if point.function == "lastret_thread"]
+    assert bad == thread[-len(bad) :]
+    assert bad
+    assert thread[-len(bad) - 1].text.startswith("call")
+
+
+def test_correct_twin_shows_nothing(harness_lab: Lab) -> None:
+    done = sweep_of(harness_lab, LASTRET, modules.GOOD)
+    assert done.found == {}
+    totals = done.totals()
+    assert totals["protected"] > 20
+    assert totals["skipped"] == totals["finding"] == 0
+    reached = {reach.point for reach in done.reached}
+    # Init, exit, the file operations and the thread: everything but the error path.
+    assert {point.section for point in reached} == {".text", ".init.text", ".exit.text"}
+    assert {reach.role for reach in done.reached} == {"user", KERNEL}
+
+
+def test_trace_leaves_the_trial_as_it_was(harness_lab: Lab) -> None:
+    subject = subject_of(harness_lab, LASTRET, modules.GOOD)
+    (workload,) = workloads_of(LASTRET)
+    never = Plan("*", "lastret_open", 0, 10**15)
+    ready = harness_lab.parked_trial(subject, workload, 1, never, 1)
+    visits, traced = harness_lab.visits(ready)
+    assert visits
+    plain = trial.collect(ready)
+    assert (traced.evidence.console, traced.evidence.report) == (plain.console, plain.report)
+
+
+def test_profile_agrees_with_breakpoints(harness_lab: Lab) -> None:
+    """A second source for the hits: the plan's own event counts them too."""
+    subject = subject_of(harness_lab, LASTRET, modules.GOOD)
+    (workload,) = workloads_of(LASTRET)
+    reached, _, _ = sweep.profile(harness_lab, subject, workload, seed=1, cycles=3)
+    entry = next(reach for reach in reached if reach.point.name == "lastret_open+0x0")
+    assert (entry.hits, entry.role, entry.op) == (3, "user", "open")
+    for hit, wanted in ((3, Verdict.PROTECTED), (4, Verdict.UNREACHED)):
+        last = Plan("user", "lastret_open", 0, hit)
+        ready = harness_lab.parked_trial(subject, workload, 1, last, 3)
+        outcome = sweep.judge(last, entry, trial.run_trial(ready), subject.module.ko)
+        assert outcome.verdict is wanted
+
+
+def test_bundle_of_a_plan_replays(harness_lab: Lab, tmp_path: Path) -> None:
+    subject = subject_of(harness_lab, LASTRET, MISTAKE)
+    last = [point for point in harness_lab.points(subject.module.ko)
+            if point.function == "lastret_thread"][-1]  # fmt: skip
+    (workload,) = workloads_of(LASTRET)
+    found = Plan(KERNEL, "lastret_thread", last.offset)
+    ready = harness_lab.parked_trial(subject, workload, 1, found, 1)
+    result = trial.run_trial(ready)
+    assert "unloaded under task in lastret_thread" in {one.title for one in result.findings}
+    path = bundle.write_bundle(tmp_path, ready, result, subject.archive, "")
+    again, differences = harness_lab.replay_trial(bundle.load_bundle(path))
+    assert differences == ()
+    assert again.spec.plan == str(found)
+    for _ in range(3):
+        replay = trial.run_trial(again)
+        assert replay.evidence.console == result.evidence.console
+        assert replay.evidence.report == result.evidence.report
+
+
+def test_mount_holds_what_it_needs_and_no_owner_does_not(harness_lab: Lab) -> None:
+    text = "cycler poolfs_create+0x0 #1 then delete_module"
+    assert park(harness_lab, "good", "load-unload", text).verdict is Verdict.PROTECTED
+    outcome = park(harness_lab, "no-owner", "load-unload", text)
+    assert outcome.verdict is Verdict.FINDING
+    assert outcome.detail == "unloaded under task in poolfs_create"
+
+
+@pytest.mark.parametrize("role", ["init", "remover"])
+def test_users_run_while_init_is_stopped(harness_lab: Lab, role: str) -> None:
+    text = f"{role} poolfs_module_init+0x0 #1 then users"
+    outcome = park(harness_lab, "good", "mounts-vs-rmmod", text)
+    assert outcome.verdict is Verdict.CLEAN
+
+
+def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
+    text = "unloader poolfs_module_exit+0x0 #1 then users"
+    assert park(harness_lab, "good", "mounts-vs-rmmod", text).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("action", [one for one in Action if one is not Action.TWO_STAGE])
+def test_every_action_of_a_correct_module_is_harmless(harness_lab: Lab, action: Action) -> None:
+    text = f"user.* poolfs_create+0x0 #1 then {action.value}"
+    outcome = park(harness_lab, "good", "files-vs-rmmod", text)
+    assert outcome.findings == ()
+    assert outcome.verdict in (Verdict.PROTECTED, Verdict.CLEAN, Verdict.WAITED)
+
+
+def test_report_of_a_finding_becomes_the_plan_that_shows_it(harness_lab: Lab) -> None:
+    subject = subject_of(harness_lab, LASTRET, MISTAKE)
+    (workload,) = workloads_of(LASTRET)
+    known = harness_lab.points(subject.module.ko)
+    last = [point for point in known if point.function == "lastret_thread"][-1]
+    ready = harness_lab.parked_trial(
+        subject, workload, 1, Plan(KERNEL, last.function, last.offset), 1
+    )
+    result = trial.run_trial(ready)
+    text = lab.decoded(result, harness_lab.kernel("6.1", "kasan"))
+    plans = sweep.plans_from_report(text, "lastret", known, hits=1)
+    done = sweep.run_sweep(
+        harness_lab, subject, [workload], seed=1, cycles=1, workers=1, given=plans
+    )
+    splat = next(one for one in result.findings if one.kind is verdict.Kind.SPLAT)
+    assert done.found[splat.title].plan.function == "lastret_thread"
+
+
+def test_hold_is_real(harness_lab: Lab) -> None:
+    """Control: the same unload without the hold goes by unseen."""
+    subject = subject_of(harness_lab, LASTRET, MISTAKE)
+    (workload,) = workloads_of(LASTRET)
+    ready = harness_lab.parked_trial(subject, workload, 1, Plan("*", "lastret_open", 0, 10**15), 1)
+    result = trial.run_trial(dataclasses.replace(ready))
+    assert result.findings == ()
