@@ -78,7 +78,8 @@ crc\d+.* ~crc_itu_t
 ~wait_for_completion ~finish_wait ~cleanup_srcu_struct
 # Timers, work items and threads, on behalf of their users.
 ~lock_timer_base ~del_timer ~__mod_timer ~timer_delete ~sk_stop_timer_sync ~insert_work
-~flush_work ~cancel_work_(?:sync|timer) ~(?:try_to|work)_grab_pending ~(?:drain|destroy)_workqueue
+~flush_work ~cancel_work_(?:sync|timer) __cancel_work ~cancel_delayed_work
+~(?:try_to|work)_grab_pending ~(?:drain|destroy)_workqueue
 ~queue_work ~queue_delayed_work_on ~__queue_delayed_work ~kthread_stop
 # Inodes, dentries and buffers of somebody else.
 iput iput_final ihold ~drop_nlink ~dput ~mark_buffer_dirty
