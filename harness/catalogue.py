@@ -22,7 +22,6 @@ from harness.report import Progress, Row
 from harness.scenario import Scenario
 from harness.trial import Trial, TrialResult
 
-
 #: In the ``smp`` lane a variant gets so many times the trials before it counts as not caught.
 _SMP_TIMES = 4
 
