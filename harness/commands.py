@@ -210,6 +210,7 @@ def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.
         if arguments.family
         else modules.all_families()
     )
+    kernels.load_recipe(arguments.kernel, arguments.profile)
     limits = catalogue.Limits(
         good_trials=arguments.good_trials,
         good_seconds=arguments.good_seconds,

@@ -63,6 +63,7 @@ crc\d+.* ~crc_itu_t
 ~folio_(?:alloc|unlock) ~filemap_alloc_folio ~__filemap_get_folio ~find_or_create_page
 ~do_read_cache_folio ~read_cache_page ~pagecache_get_page ~grab_cache_page_write_begin
 (?:un)?lock_page.* ~find_lock_entries ~truncate_inode_pages_range kv?free ~kfree_skb ~ida_free
+~free_unref_page ~free_pages_prepare
 # Containers, counters, single bits.
 ~list_(?:add|del|replace|move|splice) (?:__)?rb_.* klist_.* ~rhashtable_lookup refcount_.* kref_.*
 ~ref_tracker ~xas_(?:start|load|find)
@@ -76,8 +77,9 @@ crc\d+.* ~crc_itu_t
 (?:__)?mutex_.* rt_mutex_.* ~owner_on_cpu ~osq_(?:un)?lock ~__wake_up complete
 ~wait_for_completion ~finish_wait ~cleanup_srcu_struct
 # Timers, work items and threads, on behalf of their users.
-~lock_timer_base ~del_timer ~__mod_timer ~__timer_delete_sync ~sk_stop_timer_sync ~insert_work
-~flush_work ~cancel_work_(?:sync|timer) ~(?:try_to|work)_grab_pending ~(?:drain|destroy)_workqueue
+~lock_timer_base ~del_timer ~__mod_timer ~timer_delete ~sk_stop_timer_sync ~insert_work
+~flush_work ~cancel_work_(?:sync|timer) __cancel_work ~cancel_delayed_work
+~(?:try_to|work)_grab_pending ~(?:drain|destroy)_workqueue
 ~queue_work ~queue_delayed_work_on ~__queue_delayed_work ~kthread_stop
 # Inodes, dentries and buffers of somebody else.
 iput iput_final ihold ~drop_nlink ~dput ~mark_buffer_dirty

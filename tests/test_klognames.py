@@ -35,6 +35,7 @@ def test_table_holds_names_and_words() -> None:
         "_raw_spin_lock_irqsave", "__mutex_lock", "lock_acquire", "down_write", "kfree",
         "kmem_cache_free", "__kmalloc_cache_noprof", "do_error_trap", "kobject_put",
         "device_unregister", "del_timer_sync", "iput", "debug_object_activate", "panic", "__warn",
+        "__timer_delete", "timer_delete_sync", "work_grab_pending", "cancel_delayed_work_sync",
         # A driver's own around them.
         "mlx_readl", "foo_spin_lock", "bar_copy_from_user", "uart_string_show", "set_bits_memset",
     ],

@@ -96,3 +96,25 @@ def test_each_family_offers_what_its_scenarios_need(family: modules.Family) -> N
     for name in family.scenarios:
         plan = scenario.load_scenario(scenario.find_scenario(name))
         assert set(plan.surfaces) <= family.offers
+
+
+def kbuild_mistakes(family: modules.Family) -> list[str]:
+    text = (family.folder / "Kbuild").read_text().replace("\\\n", " ")
+    found = re.search(r"^mistakes := (.*)$", text, re.MULTILINE)
+    assert found, f"{family.name}: its Kbuild file sets no mistakes"
+    return found[1].split()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_kbuild_and_data_file_name_the_same_variants(family: modules.Family) -> None:
+    assert [modules.GOOD, *kbuild_mistakes(family)] == list(family.variants)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_each_mistake_stands_in_the_source_under_its_name(family: modules.Family) -> None:
+    folders = (family.folder, family.folder.parent / "include")
+    text = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.[ch]"))
+    used = set(re.findall(r"\bMISTAKE\((\w+)\)", text))
+    for name in family.variants.keys() - {modules.GOOD}:
+        assert name.replace("-", "_") in used, name
+        assert f"Mistake {name}:" in text, name

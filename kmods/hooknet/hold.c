@@ -51,21 +51,29 @@ struct hooknet_hold_state {
 static struct hooknet_hold_state *hooknet_hold_state;
 
 /*
- * Takes a packet away from its sender. What it needs to go on must last until
- * then: its route, and the socket that it is sent for. The loopback interface of
- * the first network namespace never goes.
+ * Takes a packet away from its sender, unless there are too many. What it needs
+ * to go on must last until then: its route, and the socket that it is sent for,
+ * which may be on its way out already. The loopback interface of the first
+ * network namespace never goes.
+ *
+ * Return: NF_STOLEN; NF_ACCEPT when it goes on at once; NF_DROP when its route is
+ * no more.
  */
-bool hooknet_hold(struct sk_buff *skb, const struct nf_hook_state *state, unsigned int delay_us)
+unsigned int hooknet_hold(struct sk_buff *skb, const struct nf_hook_state *state,
+			  unsigned int delay_us)
 {
 	struct hooknet_hold_state *hold = hooknet_hold_state;
 	struct hooknet_held *held;
 	bool full;
 
 	if (!skb_dst_force(skb))
-		return false;
+		return NF_DROP;
 	held = kmalloc(sizeof(*held), GFP_ATOMIC);
 	if (!held)
-		return false;
+		return NF_ACCEPT;
+	if (state->sk && !refcount_inc_not_zero(&state->sk->sk_refcnt))
+		goto out_held;
+
 	held->skb = skb;
 	held->state = *state;
 	held->due = jiffies + usecs_to_jiffies(delay_us);
@@ -73,16 +81,18 @@ bool hooknet_hold(struct sk_buff *skb, const struct nf_hook_state *state, unsign
 	spin_lock_bh(&hold->lock);
 	full = hold->count == HOOKNET_MAX_HELD;
 	if (!full) {
-		if (state->sk)
-			sock_hold(state->sk);
 		list_add_tail(&held->node, &hold->packets);
 		hold->count++;
 	}
 	spin_unlock_bh(&hold->lock);
+	if (!full)
+		return NF_STOLEN;
 
-	if (full)
-		kfree(held);
-	return !full;
+	if (state->sk)
+		sock_gen_put(state->sk);
+out_held:
+	kfree(held);
+	return NF_ACCEPT;
 }
 
 unsigned int hooknet_held(void)
@@ -101,7 +111,7 @@ static void hooknet_send_on(struct hooknet_held *held)
 	local_bh_enable();
 
 	if (sk)
-		sock_put(sk);
+		sock_gen_put(sk);
 	kfree(held);
 }
 

@@ -145,11 +145,12 @@ static void hooknet_packet_gone(struct sk_buff *tag)
  * receiver or dropped on the way.
  *
  * The destructor of the packet itself is no place for it. It is the sender's
- * (sock_wfree, which wakes him up), every queue that a packet may stay in for
- * long calls it before (skb_orphan() in loopback_xmit(), skb_set_owner_r()), and
- * UDP frees what was read without a look at it (skb_consume_udp()). So an empty
- * packet is hung on this one's list of fragments, with a destructor of its own:
- * it is freed with the data, when the last clone has gone.
+ * (sock_wfree, which wakes him up); every queue that a packet may stay in for
+ * long calls it before (skb_orphan() in loopback_xmit(), skb_set_owner_r()); and
+ * the UDP of most kernels frees what was read without a look at it
+ * (__consume_stateless_skb() in 6.1). So it is left alone, and an empty packet
+ * with a destructor of its own is hung on the list of fragments: it is freed
+ * with the data, when the last clone has gone.
  *
  * Packets that share their data (TCP keeps a clone to send it again), or that use
  * that list themselves, pass without one.
@@ -198,9 +199,7 @@ static unsigned int hooknet_packet(void *priv, struct sk_buff *skb,
 	atomic_long_inc(&hooknet_seen);
 	hooknet_ledger_count(ip_hdr(skb)->protocol, skb->len);
 	hooknet_tag_packet(skb);
-	if (delay_us && hooknet_hold(skb, state, delay_us))
-		return NF_STOLEN;
-	return NF_ACCEPT;
+	return delay_us ? hooknet_hold(skb, state, delay_us) : NF_ACCEPT;
 }
 
 static const struct nf_hook_ops hooknet_ops = {

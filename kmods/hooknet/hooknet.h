@@ -41,7 +41,8 @@ void hooknet_hold_start(void);
 void hooknet_hold_quiesce(void);
 void hooknet_hold_drain(void);
 void hooknet_hold_exit(void);
-bool hooknet_hold(struct sk_buff *skb, const struct nf_hook_state *state, unsigned int delay_us);
+unsigned int hooknet_hold(struct sk_buff *skb, const struct nf_hook_state *state,
+			  unsigned int delay_us);
 unsigned int hooknet_held(void);
 
 /* ledger.c: sums for each protocol, entered by a work item. */

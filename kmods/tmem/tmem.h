@@ -19,7 +19,7 @@ struct super_block;
 /**
  * struct tmem_client - a mount, as the core knows it
  * @sb: the mount's superblock
- * @id: number of the mount, never used twice
+ * @id: number of the mount, given to no other one
  *
  * The filesystem keeps it from tmem_init_fs() to tmem_invalidate_fs() and gives
  * it to every call. Which of the two is the key is tmem's affair: see its

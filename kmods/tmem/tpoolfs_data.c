@@ -65,6 +65,9 @@ static void tpoolfs_fill(struct kmh_folio *folio)
 	void *to = kmh_folio_address(folio);
 	const void *from;
 
+	/* So that we are asked before it is dropped. */
+	if (!kmh_folio_test_private(folio))
+		kmh_folio_attach_private(folio, store);
 	if (kmh_folio_test_uptodate(folio))
 		return;
 
@@ -77,10 +80,6 @@ static void tpoolfs_fill(struct kmh_folio *folio)
 			memset(to, 0, PAGE_SIZE);
 	}
 	up_read(&store->lock);
-
-	/* So that we are asked before it is dropped. */
-	if (!kmh_folio_test_private(folio))
-		kmh_folio_attach_private(folio, store);
 	kmh_folio_mark_uptodate(folio);
 }
 

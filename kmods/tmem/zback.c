@@ -47,13 +47,14 @@ struct zback_page {
  * struct zback_pool - the pages of one mount
  * @count: how many there are
  * @pages: tree of struct zback_page
- * @lock: protects the others. It is the last: KASAN writes to the beginning of
- *	what is freed, and who comes too late should fault and not spin
+ * @lock: protects the others; a look at @count alone needs none. It is the last:
+ *	KASAN writes to the beginning of what is freed, and who comes too late
+ *	should fault and not spin
  */
 struct zback_pool {
 	unsigned int count;
 	struct rb_root pages;
-	spinlock_t lock;	/* see above */
+	spinlock_t lock;	/* of @count and @pages */
 };
 
 /* What a compression needs beside its input. */
@@ -114,7 +115,7 @@ static void zback_remove(struct zback_pool *pool, struct zback_page *page)
 {
 	lockdep_assert_held(&pool->lock);
 	rb_erase(&page->node, &pool->pages);
-	pool->count--;
+	WRITE_ONCE(pool->count, pool->count - 1);
 	atomic_dec(&zback_kept);
 	zback_free_page(page);
 }
@@ -136,7 +137,7 @@ static void zback_insert(struct zback_pool *pool, struct zback_page *page)
 	}
 	rb_link_node(&page->node, parent, link);
 	rb_insert_color(&page->node, &pool->pages);
-	pool->count++;
+	WRITE_ONCE(pool->count, pool->count + 1);
 	atomic_inc(&zback_kept);
 }
 

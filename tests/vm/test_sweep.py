@@ -132,11 +132,19 @@ def test_users_run_while_init_is_stopped(harness_lab: Lab, role: str) -> None:
     assert outcome.verdict is Verdict.CLEAN
 
 
+#: See "Limits" in docs/sweep.md.
+STARVES = pytest.mark.xfail(
+    reason="where several actors are busy, a hold may last to the program's bound", strict=False
+)
+
+
+@STARVES
 def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
     text = "unloader poolfs_module_exit+0x0 #1 then users"
     assert park(harness_lab, "good", "mounts-vs-rmmod", text).verdict is Verdict.CLEAN
 
 
+@STARVES
 @pytest.mark.parametrize("action", [one for one in Action if one is not Action.TWO_STAGE])
 def test_every_action_of_a_correct_module_is_harmless(harness_lab: Lab, action: Action) -> None:
     text = f"user.* poolfs_create+0x0 #1 then {action.value}"
