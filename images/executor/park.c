@@ -63,7 +63,11 @@
 #define LOOKS_VICTIM	6
 /* A grace period may take several ticks of 4 ms, a sleep what its author likes. */
 #define LOOKS_RCU	80
-#define LIFT_ROUNDS	40
+/*
+ * And in all: those that were let run may be busy for as long as the unloader
+ * waits for the victim, so that nobody ever looks idle.
+ */
+#define LOOKS_ALL	150
 /* How long users may run while their module's init or exit is stopped. */
 #define USERS_US	12000
 #define USERS_LOOKS	(USERS_US / LOOK_US)
@@ -479,7 +483,7 @@ static void give_way(int unloader)
 }
 
 /* Called every LOOK_US of an unload that goes on while the victim is held. */
-static void look_at_unloader(int unloader, unsigned int *asleep, unsigned int *rounds)
+static void look_at_unloader(int unloader, unsigned int *asleep)
 {
 	char stack[STACK_TEXT];
 	unsigned int before = nlifted;
@@ -494,14 +498,12 @@ static void look_at_unloader(int unloader, unsigned int *asleep, unsigned int *r
 	}
 	turns = ps->turns;
 	++*asleep;
-	if (*asleep == LOOKS_KTHREADS && *rounds < LIFT_ROUNDS)
+	if (*asleep == LOOKS_KTHREADS)
 		each_task(lift_if_runnable_kthread);
-	else if (*asleep == LOOKS_ACTORS && *rounds < LIFT_ROUNDS)
+	else if (*asleep == LOOKS_ACTORS)
 		each_task(lift_if_runnable_other);
-	if (nlifted > before) {
+	if (nlifted > before)
 		*asleep = 0;
-		++*rounds;
-	}
 	if (*asleep < LOOKS_VICTIM)
 		return;
 	stack_text(unloader, unloader, stack, sizeof(stack));
@@ -512,14 +514,18 @@ static void look_at_unloader(int unloader, unsigned int *asleep, unsigned int *r
 static void run_unloader(void)
 {
 	int unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid);
-	unsigned int asleep = 0, rounds = 0;
+	unsigned int asleep = 0, looks = 0;
 
 	atomic_store(&ps->start, 1);
 	futex_wake_all(&ps->start);
 	while (!atomic_load(&ps->finished)) {
 		futex_wait(&ps->finished, 0, ps->gave_way ? 0 : LOOK_US);
-		if (!atomic_load(&ps->finished) && !ps->gave_way)
-			look_at_unloader(unloader, &asleep, &rounds);
+		if (atomic_load(&ps->finished) || ps->gave_way)
+			continue;
+		if (++looks < LOOKS_ALL)
+			look_at_unloader(unloader, &asleep);
+		else
+			give_way(unloader);
 	}
 }
 
