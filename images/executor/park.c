@@ -68,6 +68,7 @@
  * waits for the victim, so that nobody ever looks idle.
  */
 #define LOOKS_ALL	150
+#define LOOKS_BUSY	8
 /* How long users may run while their module's init or exit is stopped. */
 #define USERS_US	12000
 #define USERS_LOOKS	(USERS_US / LOOK_US)
@@ -482,50 +483,68 @@ static void give_way(int unloader)
 	restore_all();
 }
 
+struct watchman {
+	int unloader;
+	uint64_t turns;		/* of the spinner, at the last look */
+	unsigned int busy;	/* looks in a row at which the spinner had not run */
+	unsigned int asleep;	/* looks in a row at which nobody ran */
+	unsigned int waited;	/* looks in all at which the unloader was asleep */
+};
+
+static bool unloader_sleeps(const struct watchman *man)
+{
+	struct task task;
+
+	return read_task(man->unloader, &task) && task.state != 'R';
+}
+
 /* Called every LOOK_US of an unload that goes on while the victim is held. */
-static void look_at_unloader(int unloader, unsigned int *asleep)
+static void look_at_unloader(struct watchman *man)
 {
 	char stack[STACK_TEXT];
 	unsigned int before = nlifted;
-	static uint64_t turns;
-	struct task task;
 
-	/* Cheaper than /proc, and as sure: while the unloader runs, the spinner does not. */
-	if (ps->turns == turns || !read_task(unloader, &task) || task.state == 'R') {
-		turns = ps->turns;
-		*asleep = 0;
+	/* Cheaper than /proc, and as sure: while anybody above runs, the spinner does not. */
+	if (ps->turns == man->turns) {
+		man->asleep = 0;
+		if (++man->busy % LOOKS_BUSY == 0 && unloader_sleeps(man))
+			man->waited += LOOKS_BUSY;
+		if (man->waited >= LOOKS_ALL)
+			give_way(man->unloader);
 		return;
 	}
-	turns = ps->turns;
-	++*asleep;
-	if (*asleep == LOOKS_KTHREADS)
+	man->turns = ps->turns;
+	man->busy = 0;
+	if (!unloader_sleeps(man)) {
+		man->asleep = 0;
+		return;
+	}
+	man->waited++;
+	man->asleep++;
+	if (man->asleep == LOOKS_KTHREADS)
 		each_task(lift_if_runnable_kthread);
-	else if (*asleep == LOOKS_ACTORS)
+	else if (man->asleep == LOOKS_ACTORS)
 		each_task(lift_if_runnable_other);
 	if (nlifted > before)
-		*asleep = 0;
-	if (*asleep < LOOKS_VICTIM)
+		man->asleep = 0;
+	if (man->asleep < LOOKS_VICTIM && man->waited < LOOKS_ALL)
 		return;
-	stack_text(unloader, unloader, stack, sizeof(stack));
-	if (*asleep >= LOOKS_RCU || !ends_by_itself(stack))
-		give_way(unloader);
+	stack_text(man->unloader, man->unloader, stack, sizeof(stack));
+	if (man->waited >= LOOKS_ALL || man->asleep >= LOOKS_RCU || !ends_by_itself(stack))
+		give_way(man->unloader);
 }
 
 static void run_unloader(void)
 {
-	int unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid);
-	unsigned int asleep = 0, looks = 0;
+	struct watchman man = { .unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid) };
 
+	man.turns = ps->turns;
 	atomic_store(&ps->start, 1);
 	futex_wake_all(&ps->start);
 	while (!atomic_load(&ps->finished)) {
 		futex_wait(&ps->finished, 0, ps->gave_way ? 0 : LOOK_US);
-		if (atomic_load(&ps->finished) || ps->gave_way)
-			continue;
-		if (++looks < LOOKS_ALL)
-			look_at_unloader(unloader, &asleep);
-		else
-			give_way(unloader);
+		if (!atomic_load(&ps->finished) && !ps->gave_way)
+			look_at_unloader(&man);
 	}
 }
 
