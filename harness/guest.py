@@ -220,7 +220,7 @@ def _connect(qemu: Qemu, keys: Keys, folder: Path) -> paramiko.Transport:
         transport.connect(
             hostkey=paramiko.PKey.from_type_string(kind, base64.b64decode(data)),
             username="root",
-            pkey=paramiko.Ed25519Key.from_private_key_file(str(keys.user)),
+            pkey=paramiko.RSAKey.from_private_key_file(str(keys.user)),
         )
     except (paramiko.SSHException, EOFError, OSError, QemuError) as error:
         raise GuestError(

@@ -133,7 +133,8 @@ class Lab:
         module = self.build(folder, variant, name, profile)
         return Subject(family, module, module.payload(), name, profile, lane)
 
-    @functools.cache  # noqa: B019
+    # Few at a time: who remembers a template keeps it from making room for others.
+    @functools.lru_cache(maxsize=4)  # noqa: B019
     def prepared(self, subject: Subject, leaks: bool) -> Template:
         """Return the template in which a subject's trials start."""
         below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)

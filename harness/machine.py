@@ -49,6 +49,10 @@ class Accelerator(enum.Enum):
     KVM = "kvm"
 
 
+#: Everything that QEMU can emulate, but for a fifth level of page tables: most
+#: machines have four, and each level is one more to emulate.
+_EMULATED = "max,la57=off"
+
 #: Kernel arguments of every guest.
 _KERNEL_ARGUMENTS = (
     "console=ttyS0",
@@ -159,12 +163,12 @@ class Machine:
         # SeaBIOS's MP table lists sockets, not cores.
         count = ["-smp", f"{self.lane.processors},cores=1,threads=1"]
         if self.lane is Lane.DET:
-            return ["-accel", "tcg", "-icount", "shift=1,sleep=off", "-cpu", "max", *count]
+            return ["-accel", "tcg", "-icount", "shift=1,sleep=off", "-cpu", _EMULATED, *count]
         if self.accelerator is Accelerator.KVM:
             # A clone cannot keep the template's time stamp counter (QEMU,
             # docs/system/i386 "invtsc"; migratable=on leaves it out).
             return ["-accel", "kvm", "-cpu", "host,migratable=on", *count]
-        return ["-accel", "tcg,thread=multi", "-cpu", "max", *count]
+        return ["-accel", "tcg,thread=multi", "-cpu", _EMULATED, *count]
 
     def _network(self) -> list[str]:
         forward = ",hostfwd=tcp:127.0.0.1:0-10.0.2.15:22" if self.ssh else ""

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -108,6 +110,42 @@ def free_mib(path: Path) -> int:
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free >> 20
+
+
+def size_mib(path: Path) -> int:
+    """Return the room that a folder's files take on the disk, in MiB; holes take none."""
+    total = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_blocks * 512
+    return total >> 20
+
+
+class Held:
+    """An artefact that nobody removes as long as this object lives, or its process.
+
+    The claim is a shared ``flock(2)`` on the artefact's folder.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        weakref.finalize(self, os.close, fd)
+
+    @classmethod
+    def claim(cls, path: Path) -> Held | None:
+        """Claim an artefact; None when it has been removed meanwhile."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        held = cls(path, fd)
+        # Whoever removes it does not keep its lock for long.
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        try:
+            same = os.path.samestat(os.fstat(fd), path.stat())
+        except FileNotFoundError:
+            same = False
+        return held if same else None
 
 
 class Store:
@@ -215,6 +253,79 @@ class Store:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
         return self.root / kind / key
+
+    def hold(
+        self,
+        kind: str,
+        key: str,
+        make: Callable[[Path], None],
+        *,
+        deadline: Deadline,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Held:
+        """Like :meth:`build`, for artefacts that :meth:`make_room` removes.
+
+        It counts as a use, and nothing removes the artefact while the returned
+        object lives.
+        """
+        while True:
+            path = self.build(kind, key, make, deadline=deadline, on_wait=on_wait)
+            held = Held.claim(path)
+            if held is not None:
+                os.utime(path)
+                return held
+
+    def make_room(self, kind: str, *, limit_mib: int, needed_mib: int, deadline: Deadline) -> None:
+        """Remove artefacts of a kind, those first that were used longest ago.
+
+        It stops when ``needed_mib`` more would fit into ``limit_mib`` for all of
+        the kind together, and onto the disk; or when all that is left is held.
+
+        Raises:
+            StorageError: the disk has no room for what is needed even so.
+        """
+        folder = self.root / kind
+        with self.lock(f"room-{kind}", deadline):
+            made = []
+            for path in folder.glob("[!.]*"):
+                with contextlib.suppress(FileNotFoundError):
+                    made.append((path.stat().st_mtime, path))
+            sizes = {path: size_mib(path) for _, path in made}
+            used = sum(sizes.values())
+            for _, path in sorted(made):
+                if used + needed_mib <= limit_mib and free_mib(folder) >= needed_mib:
+                    break
+                if self._remove(kind, path.name):
+                    used -= sizes[path]
+        if free_mib(folder) < needed_mib:
+            raise no_space(folder, needed_mib=needed_mib)
+
+    def _remove(self, kind: str, key: str) -> bool:
+        """Remove an artefact that nobody holds or makes; say whether it is gone."""
+        path = self.root / kind / key
+        lock = filelock.FileLock(self.root / _LOCKS / f"{kind}-{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return False
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            lock.release()
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Renamed first: who is killed now leaves a staging folder to be swept.
+            staging = path.with_name(f"{_STAGING}{key}")
+            path.rename(staging)
+            logger.info("removing %s: not used for long, and room is needed", path)
+            shutil.rmtree(staging, ignore_errors=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+            lock.release()
+        return True
 
     def sweep(self) -> None:
         """Remove staging folders whose makers were killed."""

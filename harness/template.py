@@ -19,12 +19,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import proc, store
 from harness.deadline import Deadline
-from harness.errors import DeadlineExceeded, GuestError, QemuError
+from harness.errors import DeadlineExceeded, GuestError, QemuError, UsageError
 from harness.image import Image
 from harness.kernels import Kernel
 from harness.machine import MEMORY_MIB, Accelerator, Lane, Machine, Trace
@@ -36,7 +36,36 @@ BOOT_LIMIT_S = 900.0
 #: What the fw_cfg item says when there is nothing in it.
 NO_INPUT = b"0\n"
 
+_KIND = "template"
+
+#: Room that all templates together may take by default, GiB. Most take less than
+#: 0.2, and a second to make again.
+_LIMIT_GIB = 12
+
+#: Room that one can take, MiB: a guest's whole memory, and its devices.
+_NEEDED_MIB = MEMORY_MIB + 64
+
 Progress = Callable[[str, float | None], None]
+
+
+def cache_limit_mib() -> int:
+    """Return the room that templates may take together, from KMOD_HARNESS_TEMPLATES_GIB, MiB.
+
+    Raises:
+        UsageError: the variable holds no number, or too small a one.
+    """
+    text = os.environ.get("KMOD_HARNESS_TEMPLATES_GIB", str(_LIMIT_GIB))
+    try:
+        limit = int(float(text) * 1024)
+    except (ValueError, OverflowError):
+        limit = 0
+    if limit < _NEEDED_MIB:
+        raise UsageError(
+            f"KMOD_HARNESS_TEMPLATES_GIB={text}: not a number of GiB from"
+            f" {_NEEDED_MIB / 1024:.2g} on",
+            hint=f"leave it unset for {_LIMIT_GIB}",
+        )
+    return limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +113,17 @@ class Template:
 
     base: Base
     key: str
-    path: Path
+    #: Where it is; it is not removed from the cache while this object lives.
+    held: store.Held = field(repr=False, compare=False)
     #: How long this machine took from starting QEMU to the agent's stop, seconds.
     #: The calibration from which a trial's limit follows.
     made_in_s: float
     #: How long the boot took that this template stands on, seconds.
     boot_s: float
+
+    @property
+    def path(self) -> Path:
+        return self.held.path
 
     @property
     def memory(self) -> Path:
@@ -208,8 +242,12 @@ def _make(
 ) -> Template:  # fmt: skip
     def make(into: Path) -> None:
         progress(f"{what} ({base.lane.value} lane)", None)
-        if store.free_mib(into) < 2 * MEMORY_MIB:
-            raise store.no_space(into, needed_mib=2 * MEMORY_MIB)
+        cache.make_room(
+            _KIND,
+            limit_mib=limit_mib,
+            needed_mib=_NEEDED_MIB,
+            deadline=Deadline.after(BOOT_LIMIT_S),
+        )
         (into / "input").write_bytes(content)
         if below is None:
             with (into / "memory").open("wb") as file:
@@ -222,12 +260,13 @@ def _make(
         record = {"made_in_s": made, "boot_s": made if below is None else below.boot_s}
         (into / "template.json").write_text(json.dumps(record))
 
+    limit_mib = cache_limit_mib()
     deadline = Deadline.after(2 * BOOT_LIMIT_S)
-    path = cache.build(
-        "template", key, make, deadline=deadline, on_wait=lambda text: progress(text, None)
+    held = cache.hold(
+        _KIND, key, make, deadline=deadline, on_wait=lambda text: progress(text, None)
     )
-    record = json.loads((path / "template.json").read_text())
-    return Template(base, key, path, record["made_in_s"], record["boot_s"])
+    record = json.loads((held.path / "template.json").read_text())
+    return Template(base, key, held, record["made_in_s"], record["boot_s"])
 
 
 def _run_to_pause(base: Base, folder: Path, below: Template | None) -> None:

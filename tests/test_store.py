@@ -3,6 +3,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,92 @@ def test_tree_digest_sees_names_and_contents(tmp_path: Path) -> None:
 def test_write_atomically_leaves_no_temporary_file(tmp_path: Path) -> None:
     store.write_atomically(tmp_path / "x" / "file", b"content")
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["file"]
+
+
+def of_size(mib: int) -> Callable[[Path], None]:
+    def make(into: Path) -> None:
+        (into / "data").write_bytes(bytes(mib << 20))
+
+    return make
+
+
+def keys(cache: store.Store) -> set[str]:
+    return {path.name for path in (cache.root / "thing").iterdir()}
+
+
+def filled(cache: store.Store, *names: str) -> dict[str, store.Held]:
+    """Artefacts of 2 MiB, held, each used a minute after the one before it."""
+    held = {}
+    for minute, name in enumerate(names):
+        held[name] = cache.hold("thing", name, of_size(2), deadline=soon())
+        os.utime(held[name].path, (60 * minute, 60 * minute))
+    return held
+
+
+def test_room_is_made_by_removing_what_was_used_longest_ago(cache: store.Store) -> None:
+    filled(cache, "a", "b", "c", "d").clear()
+    cache.hold("thing", "a", of_size(2), deadline=soon())  # a use
+    cache.make_room("thing", limit_mib=6, needed_mib=2, deadline=soon())
+    assert keys(cache) == {"a", "d"}
+    cache.make_room("thing", limit_mib=6, needed_mib=2, deadline=soon())
+    assert keys(cache) == {"a", "d"}
+
+
+def test_what_is_held_stays(cache: store.Store) -> None:
+    held = filled(cache, "a", "b", "c")
+    del held["b"]
+    cache.make_room("thing", limit_mib=2, needed_mib=2, deadline=soon())
+    assert keys(cache) == {"a", "c"}
+
+
+def test_what_another_process_holds_stays_until_it_dies(cache: store.Store) -> None:
+    filled(cache, "a")
+    program = (
+        "import sys, pathlib; from harness import store;"
+        "held = store.Held.claim(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    )
+    argv = [sys.executable, "-c", program, str(cache.root / "thing" / "a")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        cache.make_room("thing", limit_mib=1, needed_mib=1, deadline=soon())
+        assert keys(cache) == {"a"}
+        other.kill()
+    cache.make_room("thing", limit_mib=1, needed_mib=1, deadline=soon())
+    assert keys(cache) == set()
+
+
+def test_room_is_made_when_the_disk_is_nearly_full(
+    cache: store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(cache, "a", "b", "c").clear()
+    monkeypatch.setattr(store, "free_mib", lambda path: 9 - 2 * len(keys(cache)))
+    cache.make_room("thing", limit_mib=1000, needed_mib=6, deadline=soon())
+    assert keys(cache) == {"c"}
+    with pytest.raises(StorageError, match="9 MiB free, 10 MiB needed"):
+        cache.make_room("thing", limit_mib=1000, needed_mib=10, deadline=soon())
+
+
+def test_what_is_being_made_is_not_counted_or_removed(cache: store.Store) -> None:
+    def make(into: Path) -> None:
+        (into / "data").write_bytes(bytes(8 << 20))
+        cache.make_room("thing", limit_mib=2, needed_mib=2, deadline=soon())
+
+    assert (cache.hold("thing", "k", make, deadline=soon()).path / "data").exists()
+
+
+def test_an_artefact_removed_before_it_was_held_is_made_again(
+    cache: store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    claim = store.Held.claim
+
+    def late(path: Path) -> store.Held | None:
+        if len(made) == 1:
+            path.rename(path.with_name("elsewhere"))
+        return claim(path)
+
+    monkeypatch.setattr(store.Held, "claim", late)
+    held = cache.hold("thing", "k", made.append, deadline=soon())
+    assert len(made) == 2
+    assert held.path == cache.root / "thing" / "k"

@@ -59,3 +59,22 @@ def test_disk_that_fills_up_under_a_guest(
     with pytest.raises(StorageError, match="MiB"):
         template.boot_template(cache, harness_lab.base("6.1", "kasan", Lane.DET))
     assert not list((cache.root / "template").glob("*"))
+
+
+def test_templates_make_room_for_each_other(
+    harness_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = harness_lab.booted("6.1", "kasan", Lane.DET)
+    cache = store.Store.open(tmp_path / "cache")
+    monkeypatch.setattr(template, "cache_limit_mib", lambda: 1)
+
+    def stacked(name: str) -> template.Template:
+        return template.stack_template(cache, below, cpio.archive({name: cpio.Entry(b"", 0o644)}))
+
+    first = stacked("first")
+    second = stacked("second")
+    assert first.memory.exists()  # held
+    del first
+    stacked("third")
+    assert second.memory.exists()
+    assert len(list((cache.root / "template").iterdir())) == 2
