@@ -212,8 +212,9 @@ static uint64_t section_address(const char *section)
 static void tell_now(_Atomic uint32_t *flag)
 {
 	atomic_fetch_add(flag, 1);
-	/* The agent has the higher priority and waits for this word. */
+	/* The agent has the higher priority and waits for one of these words. */
 	futex_wake_all(&shared->ended);
+	futex_wake_all(flag);
 }
 
 static int watch_open(struct watch *watch, uint64_t address, int tid, uint64_t period)

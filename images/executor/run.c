@@ -212,11 +212,11 @@ static void stop_plan(const struct program *prog)
 	tell_plan_end(prog);
 }
 
-/* The plan's own ops, where they outlast the actors. */
+/* A hold may outlast the actors: an unload that waits for the last of them does. */
 static void finish_plan(const struct program *prog, uint64_t deadline)
 {
-	if (prog->park && atomic_load(&shared->park.start) &&
-	    !wait_word(prog, &shared->park.finished, 1, deadline)) {
+	if (prog->park && atomic_load(&shared->park.hit) &&
+	    !wait_word(prog, &shared->park.over, 1, deadline)) {
 		tell_hung(prog, ACTOR_UNLOADER, ACTOR_UNLOADER + 1);
 		sysrq_blocked();
 	}

@@ -197,7 +197,7 @@ static unsigned int hooknet_packet(void *priv, struct sk_buff *skb,
 		return NF_ACCEPT;
 
 	atomic_long_inc(&hooknet_seen);
-	hooknet_ledger_count(ip_hdr(skb)->protocol, skb->len);
+	hooknet_ledger_count(ip_hdr(skb)->protocol);
 	hooknet_tag_packet(skb);
 	return delay_us ? hooknet_hold(skb, state, delay_us) : NF_ACCEPT;
 }

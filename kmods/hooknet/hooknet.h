@@ -49,7 +49,7 @@ unsigned int hooknet_held(void);
 int hooknet_ledger_init(void);
 void hooknet_ledger_quiesce(void);
 void hooknet_ledger_exit(void);
-void hooknet_ledger_count(u8 protocol, unsigned int bytes);
+void hooknet_ledger_count(u8 protocol);
 void hooknet_show_ledger(struct seq_file *m);
 
 /* sampler.c: the thread that looks how busy it is. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * How many packets and bytes there were of each protocol. Senders count into
- * fresh numbers without a lock; a work item, some time after the first of them,
- * enters all that has gathered into the sums.
+ * How many packets there were of each protocol. Senders count into fresh numbers
+ * without a lock; a work item, some time after the first of them, enters all that
+ * has gathered into the sums.
  */
 #include <linux/atomic.h>
 #include <linux/jiffies.h>
@@ -24,12 +24,8 @@
  * @enter: makes the next entry; waiting whenever there is something fresh
  */
 struct hooknet_ledger {
-	struct {
-		atomic_long_t packets, bytes;
-	} fresh[HOOKNET_PROTOCOLS];
-	struct {
-		u64 packets, bytes;
-	} sum[HOOKNET_PROTOCOLS];
+	atomic_long_t fresh[HOOKNET_PROTOCOLS];
+	unsigned long sum[HOOKNET_PROTOCOLS];
 	struct mutex lock;	/* for sum */
 	struct delayed_work enter;
 };
@@ -37,12 +33,11 @@ struct hooknet_ledger {
 static struct hooknet_ledger *hooknet_ledger;
 
 /* In any context. */
-void hooknet_ledger_count(u8 protocol, unsigned int bytes)
+void hooknet_ledger_count(u8 protocol)
 {
 	struct hooknet_ledger *ledger = hooknet_ledger;
 
-	atomic_long_inc(&ledger->fresh[protocol].packets);
-	atomic_long_add(bytes, &ledger->fresh[protocol].bytes);
+	atomic_long_inc(&ledger->fresh[protocol]);
 	schedule_delayed_work(&ledger->enter, HOOKNET_ENTRY_DELAY);
 }
 
@@ -53,10 +48,8 @@ static void hooknet_ledger_enter(struct work_struct *work)
 	unsigned int i;
 
 	mutex_lock(&ledger->lock);
-	for (i = 0; i < HOOKNET_PROTOCOLS; i++) {
-		ledger->sum[i].packets += atomic_long_xchg(&ledger->fresh[i].packets, 0);
-		ledger->sum[i].bytes += atomic_long_xchg(&ledger->fresh[i].bytes, 0);
-	}
+	for (i = 0; i < HOOKNET_PROTOCOLS; i++)
+		ledger->sum[i] += atomic_long_xchg(&ledger->fresh[i], 0);
 	mutex_unlock(&ledger->lock);
 }
 
@@ -69,9 +62,8 @@ void hooknet_show_ledger(struct seq_file *m)
 	flush_delayed_work(&ledger->enter);
 	mutex_lock(&ledger->lock);
 	for (i = 0; i < HOOKNET_PROTOCOLS; i++) {
-		if (ledger->sum[i].packets)
-			seq_printf(m, "protocol %u packets %llu bytes %llu\n", i,
-				   ledger->sum[i].packets, ledger->sum[i].bytes);
+		if (ledger->sum[i])
+			seq_printf(m, "protocol %u packets %lu\n", i, ledger->sum[i]);
 	}
 	mutex_unlock(&ledger->lock);
 }

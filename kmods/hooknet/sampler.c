@@ -9,7 +9,7 @@
 #include "hooknet.h"
 
 #define HOOKNET_SAMPLES		8
-#define HOOKNET_SAMPLE_MS	250
+#define HOOKNET_SAMPLE_MS	1000
 
 /*
  * One writer, the thread; a reader may see a sample of the round before. They
