@@ -680,8 +680,12 @@ static bool on_events(void)
 	for (unsigned int i = 0; i < nwatches; i++) {
 		uint64_t ip;
 
-		if (!(fds[2 + i].revents & POLLIN))
+		if (!(fds[2 + i].revents & POLLIN)) {
+			/* Its task has ended: poll() would say so again and again. */
+			if (fds[2 + i].revents)
+				watch_close(&watches[i]);
 			continue;
+		}
 		ip = watch_drain(&watches[i], &tid);
 		if (ip && is_the_one(&watches[i], tid)) {
 			hold(&watches[i], ip, tid);
