@@ -24,11 +24,12 @@ from harness import (
     modules,
     report,
     scenario,
+    schedules,
     seeds,
     store,
 )
 from harness.deadline import Deadline
-from harness.errors import ExitStatus
+from harness.errors import ExitStatus, UsageError
 from harness.guest import start_guest
 from harness.lab import Lab
 from harness.machine import Lane
@@ -75,6 +76,13 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Run trials of one variant of one module."""
     wanted = seeds.parse(arguments.seeds)
     lane = Lane(arguments.lane)
+    depth = schedules.parse_method(arguments.schedule) if arguments.schedule else None
+    if depth is not None and lane is not Lane.DET:
+        raise UsageError(
+            f"--schedule in the {lane.value} lane: priorities say who runs first where there is"
+            " one processor",
+            hint="leave out --lane",
+        )
     family = modules.find_family(arguments.module)
     modules.find_variant(family, arguments.variant)
     kernels.load_recipe(arguments.kernel, arguments.profile)
@@ -92,7 +100,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, lane
         )
-        trials = catalogue.trials(made, subject, plans, wanted, arguments.seconds)
+        trials = catalogue.trials(made, subject, plans, wanted, arguments.seconds, depth)
         for trial, result in lab.run_trials(
             trials, arguments.workers, stop=lambda result: _enough(result, arguments)
         ):

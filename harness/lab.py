@@ -26,9 +26,11 @@ from harness import (
     program,
     scenario,
     scenario_compile,
+    schedules,
     store,
     symbolise,
     template,
+    verdict,
 )
 from harness import plan as plans
 from harness.errors import UsageError
@@ -140,18 +142,41 @@ class Lab:
         below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)
         return template.stack_template(self.cache, below, subject.archive, self.progress)
 
-    def trial(self, subject: Subject, plan: Scenario, seed: int) -> Trial:
+    def trial(self, subject: Subject, plan: Scenario, seed: int, depth: int | None = None) -> Trial:
         """Return a trial of a subject: a scenario with a seed.
 
         Leaks are looked for with seed 0 only: whether memory
         is lost does not hang on the schedule, and looking takes long.
+
+        Args:
+            depth: of a schedule made from the seed (``harness/schedules.py``); none by
+                default. The first trial of a scenario that has one comes after
+                another without, which says how long it takes.
         """
         compiled = scenario_compile.compile_program(
             plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
         )
         compiled = program.load_first(compiled, _needs(subject.module))
         compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and seed == 0)
+        if depth is not None:
+            schedule = schedules.make_schedule(
+                depth,
+                seed,
+                [actor.name for actor in compiled.actors if not actor.fifo],
+                length_us=self.length_us(subject, plan),
+                bound_us=compiled.bound_us,
+            )
+            compiled = dataclasses.replace(compiled, schedule=schedule)
         return self._trial(subject, plan, compiled)
+
+    @functools.cache  # noqa: B019
+    def length_us(self, subject: Subject, plan: Scenario) -> int:
+        """Return how long a scenario takes in a guest without a schedule, microseconds.
+
+        Raises:
+            GuestError: the guest left no evidence to judge.
+        """
+        return verdict.length_us(run_trial(self.trial(subject, plan, 1)).evidence)
 
     def parked_trial(
         self, subject: Subject, workload: Scenario, seed: int, plan: Plan, cycles: int | None = None
@@ -220,6 +245,7 @@ class Lab:
             scenario=workload.name,
             seed=compiled.seed,
             plan=plan,
+            schedule=compiled.schedule.name if compiled.schedule else "",
         )
         return Trial(
             spec=spec,

@@ -62,6 +62,10 @@ class Finding:
         return self.title
 
 
+#: Guest time of a trial that ended in a panic at once.
+_SHORT_TRIAL_US = 20_000
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a guest left behind."""
@@ -94,6 +98,22 @@ def parse_report(report: bytes) -> tuple[Event, ...]:
             raise GuestError(f"the executor's report has a line that is none: {text}") from error
         events.append(event)
     return tuple(events)
+
+
+def length_us(evidence: Evidence) -> int:
+    """Return how long a module was put to the test: until its last load or unload, microseconds.
+
+    A guest that did not live to say it gets the length of a short trial.
+    """
+    events = parse_report(evidence.report)
+    start = next((int(event["us"]) for event in events if event["ev"] == "start"), 0)
+    ends = [
+        int(event[key])
+        for event in events
+        for key in ("loaded_us", "unloaded_us")
+        if event["ev"] == "life" and key in event
+    ]
+    return max(ends) - start if ends else _SHORT_TRIAL_US
 
 
 def judge(
@@ -239,6 +259,9 @@ def _require_evidence(events: dict[str, list[Event]]) -> None:
             raise GuestError(f"the executor's report is incomplete: {what}")
     if "truncated" in events:
         raise GuestError("the executor's report was cut off: it may have held a finding")
+    for event in events.get("schedule", ()):
+        if not event.get("over"):
+            raise GuestError("the schedule was not carried out to its end")
     for event in events["detectors"]:
         # -1 stands for a kernel that does not say.
         if event.get("lockdep") == 0:

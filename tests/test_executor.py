@@ -105,6 +105,9 @@ def test_tables_match_those_of_the_harness(executor: Path) -> None:
         "barriers": str(ops.MAX_BARRIERS),
         "io": str(ops.MAX_IO_BYTES),
         "modules": str(ops.MAX_MODULES),
+        "ranks": str(ops.MAX_RANKS),
+        "steps": str(ops.MAX_STEPS),
+        "slice_us": str(ops.MIN_SLICE_US),
     }
 
 

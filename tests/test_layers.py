@@ -13,6 +13,7 @@ PACKAGE = Path(harness.__file__).parent
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames"),
     ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes"),
+    ("schedules",),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
     ("klogrules", "store", "elf", "scenario"),
     ("klogextent",),
