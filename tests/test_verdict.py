@@ -160,3 +160,23 @@ def test_count_of_leaks_is_no_finding_beside_the_leaks() -> None:
     assert titles(LOADED, AUDITED, DETECTORS, END, console=console) == [
         (Kind.SPLAT, klog.LEAK_COUNT)
     ]
+
+
+def test_length_of_a_trial_is_until_the_last_unload() -> None:
+    start = {"ev": "start", "us": 1000}
+    lives = [
+        {"ev": "life", "loaded_us": 2000, "unloaded_us": 9000},
+        {"ev": "life", "loaded_us": 9500},
+    ]
+    assert verdict.length_us(evidence(start, *lives)) == 8500
+
+
+def test_trial_that_ended_at_once_counts_as_a_short_one() -> None:
+    assert verdict.length_us(evidence({"ev": "start", "us": 1000})) == 20_000
+
+
+def test_schedule_that_was_not_carried_out_is_no_pass() -> None:
+    done = {"ev": "schedule", "schedule": "pct:3", "begun": True, "over": True}
+    assert titles(LOADED, AUDITED, DETECTORS, END, done) == []
+    with pytest.raises(GuestError, match="not carried out to its end"):
+        titles(LOADED, AUDITED, DETECTORS, END, {**done, "over": False})
