@@ -118,6 +118,8 @@ def _parser() -> _Parser:
     call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
     call.add_argument("bundle", type=Path, help="folder that a failing trial left")
     call.add_argument("--times", type=_positive_int, default=1, metavar="N")
+    call.add_argument("--minimise", action="store_true",
+                      help="drop steps of its schedule that the finding does not need")  # fmt: skip
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
 
     call = _call(calls, "shell", commands.shell, "a shell in a prepared guest")

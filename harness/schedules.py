@@ -84,7 +84,7 @@ class Schedule:
 
     #: The method that made it, for the report.
     name: str
-    #: Whoever runs at two looks that are so far apart is demoted too.
+    #: Whoever uses most of that time is demoted too.
     slice_us: int
     #: When all have their own priority again.
     end_us: int
@@ -124,7 +124,9 @@ def make_schedule(
     roles = [*actors, TEARDOWN, *KERNEL_ROLES]
     order = sorted((draw(), role) for role in roles)
     slice_us = _log_uniform(draw(), *SLICES_US)
-    end_us = min(bound_us // 2, _STRETCH * length_us + _EXTRA_US, _LONGEST_US)
+    # The rest of the bound is for the same trial twice, in case a schedule delays it to its end.
+    left_us = max(0, bound_us - 2 * length_us)
+    end_us = min(left_us // 2, _STRETCH * length_us + _EXTRA_US, _LONGEST_US)
     span_us = min(length_us, end_us)
     steps: list[Step] = [Demotion(int(draw() * span_us)) for _ in range(depth - 1)]
     for _ in range(int(draw() * (MAX_STARVATIONS + 1))):

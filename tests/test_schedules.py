@@ -75,7 +75,7 @@ def test_lengths_of_starvation_are_uniform_in_their_logarithm() -> None:
     lengths = [
         step.length_us
         for seed in range(1000)
-        for step in made(seed, length_us=500_000).steps
+        for step in made(seed, length_us=300_000).steps
         if isinstance(step, Starvation)
     ]
     low, high = schedules.STARVATIONS_US

@@ -184,7 +184,7 @@ struct step {
 /* Who runs before whom, and when that changes; see schedule.c. */
 struct schedule {
 	char *name;
-	uint64_t slice_us;	/* whoever is on top at two looks so far apart is demoted */
+	uint64_t slice_us;	/* whoever uses most of that time is demoted */
 	uint64_t end_us;
 	unsigned int nranks;
 	char *rank[MAX_RANKS];	/* roles, the first runs before all others */

@@ -16,7 +16,7 @@
  * A role is an actor's name, `teardown`, or one of the kernel's: see roles[].
  * Children of an actor play his role. A busy actor at the top would keep all
  * others from running for ever, and what is found then is the schedule itself: so
- * whoever is on top at two looks in a row is demoted too.
+ * whoever has used most of the time between two looks is demoted too.
  *
  * On the host, where tests run the executor, steps are taken and nobody's
  * priority is touched.
@@ -28,6 +28,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "executor.h"
@@ -53,6 +54,7 @@ static const struct { const char *role, *comm; } roles[] = {
 struct member {
 	int tid;
 	unsigned int rank;
+	uint64_t used_us;	/* of the processor, at the last look */
 };
 
 static const struct program *prog;
@@ -117,15 +119,33 @@ static const struct member *member_of(int tid)
 	return NULL;
 }
 
+/* What a task has used since the last look. */
+static uint64_t used_since(struct member *member, uint64_t elapsed)
+{
+	uint64_t before = member->used_us;
+	struct timespec used;
+	struct task task;
+	clockid_t clock;
+
+	if (!clock_getcpuclockid(member->tid, &clock) && !clock_gettime(clock, &used)) {
+		member->used_us = used.tv_sec * 1000000ULL + used.tv_nsec / 1000;
+		return member->used_us - before;
+	}
+	/* A thread of another process has no clock that can be read here. */
+	return read_task(member->tid, &task) && task.state == 'R' ? elapsed : 0;
+}
+
 static void adopt(int tid, int rank)
 {
 	if (rank < 0 || nmembers == MAX_TASKS || member_of(tid))
 		return;
 	members[nmembers++] = (struct member){ .tid = tid, .rank = rank };
-	if (lift(tid, SCHED_FIFO, priority_of(rank)))
-		ss->tasks++;
-	else
+	if (!lift(tid, SCHED_FIFO, priority_of(rank))) {
 		nmembers--;
+		return;
+	}
+	used_since(&members[nmembers - 1], 0);
+	ss->tasks++;
 }
 
 static int rank_of_kthread(const struct task *task)
@@ -228,6 +248,20 @@ static int top_rank(void)
 	return -1;
 }
 
+/* The role that has had the processor most of the time since the last look, if any. */
+static int busy_rank(uint64_t elapsed)
+{
+	uint64_t used[MAX_RANKS] = { };
+
+	for (unsigned int i = 0; i < nmembers; i++)
+		used[members[i].rank] += used_since(&members[i], elapsed);
+	for (unsigned int at = 0; at < plan->nranks; at++) {
+		if (!starved_until[order[at]] && used[order[at]] * 2 > elapsed)
+			return order[at];
+	}
+	return -1;
+}
+
 static void demote(int rank)
 {
 	unsigned int at = 0;
@@ -297,23 +331,21 @@ static uint64_t feed(uint64_t us, uint64_t next)
 static void carry_out(void)
 {
 	unsigned int step = 0;
-	uint64_t look_at = plan->slice_us, us, next;
-	int top = -1;
+	uint64_t looked = 0, us, next;
 
 	while (!atomic_load(&ss->stop) && (us = now_us() - began_us) < plan->end_us) {
 		adopt_new();
 		for (; step < plan->nsteps && plan->step[step].at_us <= us; step++)
 			take_step(&plan->step[step], us);
-		if (look_at <= us) {
-			int now = top_rank();
+		if (looked + plan->slice_us <= us) {
+			int busy = busy_rank(us - looked);
 
-			ss->turns += now >= 0 && now == top;
-			if (now == top)
-				demote(top);
-			top = now == top ? -1 : now;
-			look_at = us + plan->slice_us;
+			ss->turns += busy >= 0;
+			demote(busy);
+			looked = us;
 		}
-		next = feed(us, look_at < plan->end_us ? look_at : plan->end_us);
+		next = looked + plan->slice_us;
+		next = feed(us, next < plan->end_us ? next : plan->end_us);
 		if (step < plan->nsteps && plan->step[step].at_us < next)
 			next = plan->step[step].at_us;
 		us = now_us() - began_us;

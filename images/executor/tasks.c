@@ -71,12 +71,26 @@ bool set_policy(int tid, int policy, int priority)
 	return !sched_setscheduler(tid, policy, &param);
 }
 
+static void forget_dead(void)
+{
+	unsigned int kept = 0;
+
+	for (unsigned int i = 0; i < nlifted; i++) {
+		if (sched_getscheduler(lifted[i].tid) >= 0)
+			lifted[kept++] = lifted[i];
+	}
+	nlifted = kept;
+}
+
 /* As set_policy(), until tasks_restore(). */
 bool lift(int tid, int policy, int priority)
 {
 	struct sched_param param;
-	struct lifted *one = &lifted[nlifted];
+	struct lifted *one;
 
+	if (nlifted == MAX_TASKS)
+		forget_dead();
+	one = &lifted[nlifted];
 	if (nlifted == MAX_TASKS || sched_getparam(tid, &param))
 		return false;
 	one->tid = tid;
