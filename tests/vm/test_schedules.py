@@ -2,10 +2,11 @@
 """Schedules, in guests."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from harness import lab, modules, trial, verdict
+from harness import bundle, lab, modules, trial, verdict
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.program import Program
@@ -32,10 +33,18 @@ def changed(ready: Trial, **fields: object) -> Trial:
     )
 
 
-def test_schedule_decides_and_replays(harness_lab: Lab) -> None:
+def test_schedule_decides_and_replays(harness_lab: Lab, tmp_path: Path) -> None:
     ready = scheduled(harness_lab, 3)
-    first, again = trial.run_trial(ready), trial.run_trial(ready)
+    first = trial.run_trial(ready)
     assert first.findings == ()
+    payload = harness_lab.subject(
+        str(HOOKNET.folder), modules.GOOD, "6.1", "kasan", Lane.DET
+    ).archive
+    path = bundle.write_bundle(tmp_path, ready, first, payload, "")
+    assert "Who runs first: " in (path / "README.md").read_text()
+    read, differences = harness_lab.replay_trial(bundle.load_bundle(path))
+    assert differences == ()
+    again = trial.run_trial(read)
     assert first.evidence.report == again.evidence.report
     assert first.evidence.console == again.evidence.console
     schedule = Program.parse(ready.program).schedule
