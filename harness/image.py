@@ -6,6 +6,7 @@ It holds no key: the same image is the same bytes on every machine.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -80,6 +81,17 @@ def build_image(
 
     path = cache.build("image", key, make, deadline=deadline)
     return Image(key, path / "initrd", packages, executor / "executor")
+
+
+def with_extra(cache: store.Store, image: Image, extra: Path, kernel_key: str) -> Image:
+    """Return the image with an archive behind it that the guest unpacks, too."""
+    key = store.digest({"image": image.key, "kernel": kernel_key})
+
+    def make(into: Path) -> None:
+        (into / "initrd").write_bytes(image.initrd.read_bytes() + extra.read_bytes())
+
+    path = cache.build("image", key, make, deadline=Deadline.after(_LIMIT_S))
+    return dataclasses.replace(image, key=key, initrd=path / "initrd")
 
 
 def _compiler(deadline: Deadline) -> str:

@@ -453,7 +453,8 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
             copied.add(target)
     work = tree / family.folder.name
     done = proc.run(
-        ["make", "-C", str(kernel.build), f"M={work}", f"KMH_VARIANT={variant}",
+        ["make", "-C", str(kernel.build), *kernel.make_variables,
+         f"M={work}", f"KMH_VARIANT={variant}",
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
         deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip

@@ -99,6 +99,7 @@ class Base:
             incoming=incoming,
             ssh=ssh,
             trace=trace,
+            arguments=self.kernel.arguments,
         )
 
     def qemu_version(self) -> str:
@@ -232,7 +233,7 @@ def _anonymous(base: Base) -> Machine:
     return Machine(
         qemu=nowhere, lane=base.lane, accelerator=base.accelerator, bzimage=nowhere,
         initrd=nowhere, memory=nowhere, share_memory=True, console=nowhere, input=nowhere,
-        leaks=base.leaks,
+        leaks=base.leaks, arguments=base.kernel.arguments,
     )  # fmt: skip
 
 
