@@ -125,6 +125,7 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
     """Read the record of a built kernel."""
     record = json.loads((path / "kernel.json").read_text())
     source_key, source = record.pop("source_key", None), record.pop("source", "")
+    record.pop("file", None)
     arguments = recipe.arguments
     if (path / readymade.EXTRA).is_file():
         arguments += (f"rdinit={readymade.EARLY_INIT}",)
@@ -178,6 +179,7 @@ def build_kernel(
         # Before a source is fetched for a compiler that is not there.
         compiler_version(recipe.compiler)
         source, tree = sources.get_source(cache, recipe, progress, deadline)
+        cache.use(tree.parent)
         key = _source_key(recipe, source)
         unfinished = cache.root / _KIND / f"{UNFINISHED}{key}"
 
@@ -277,6 +279,7 @@ def _readymade_key(recipe: Recipe, inputs: Mapping[str, str]) -> str:
 
 def _record(recipe: Recipe, into: Path, key: str, facts: Mapping[str, Any]) -> None:
     record = {
+        "file": str(recipe.file),
         "name": recipe.name,
         "profile": recipe.profile,
         **facts,

@@ -84,12 +84,17 @@ class Lab:
     @functools.cache  # noqa: B019 - a lab lives as long as its process
     def kernel(self, name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> Kernel:
         """Return a built kernel."""
-        return kernels.build_kernel(self.cache, kernels.load_recipe(name, profile), self.progress)
+        recipe = kernels.load_recipe(name, profile)
+        kernel = kernels.build_kernel(self.cache, recipe, self.progress)
+        self.cache.use(kernel.path)
+        return kernel
 
     @functools.cache  # noqa: B019
     def image(self) -> Image:
         """Return the guest's image."""
-        return build_image(self.cache, self.progress)
+        image = build_image(self.cache, self.progress)
+        self.cache.use(image.initrd.parent)
+        return image
 
     @functools.cache  # noqa: B019
     def image_for(self, name: str, profile: str) -> Image:
@@ -97,7 +102,9 @@ class Lab:
         kernel = self.kernel(name, profile)
         if kernel.extra is None:
             return self.image()
-        return with_extra(self.cache, self.image(), kernel.extra, kernel.key)
+        image = with_extra(self.cache, self.image(), kernel.extra, kernel.key)
+        self.cache.use(image.initrd.parent)
+        return image
 
     @functools.cache  # noqa: B019
     def probes(self, name: str, profile: str) -> tuple[accel.Probe, ...]:
@@ -131,7 +138,9 @@ class Lab:
         """Return a compiled variant of a module family."""
         family = modules.find_family(folder)
         kernel = self.kernel(name, profile)
-        return modules.build_module(self.cache, family, variant, kernel, self.progress)
+        module = modules.build_module(self.cache, family, variant, kernel, self.progress)
+        self.cache.use(module.ko.parent)
+        return module
 
     @functools.cache  # noqa: B019
     def subject(self, folder: str, variant: str, name: str, profile: str, lane: Lane) -> Subject:

@@ -247,6 +247,7 @@ def build_module(
     def make(into: Path) -> None:
         progress(f"compiling {family.name} {variant} for {kernel.release}", None)
         _compile(family, variant, kernel, into)
+        store.note_made_from(into, kernel=kernel.key)
 
     deadline = Deadline.after(2 * _BUILD_LIMIT_S)
     path = cache.build("module", key, make, deadline=deadline)

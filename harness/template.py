@@ -260,6 +260,7 @@ def _make(
         made = time.monotonic() - started
         record = {"made_in_s": made, "boot_s": made if below is None else below.boot_s}
         (into / "template.json").write_text(json.dumps(record))
+        store.note_made_from(into, kernel=base.kernel.key, image=base.image.key)
 
     limit_mib = cache_limit_mib()
     deadline = Deadline.after(2 * BOOT_LIMIT_S)

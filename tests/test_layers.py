@@ -20,7 +20,7 @@ ROWS = (
     ("sources", "verdict", "points"),
     ("readymade", "image"),
     ("kernels",),
-    ("modules", "keys", "template", "reach"),
+    ("modules", "keys", "template", "reach", "inventory"),
     ("accel", "guest", "trial"),
     ("bundle", "report", "klogview"),
     ("lab",),
@@ -28,7 +28,7 @@ ROWS = (
     ("sweeptext",),
     ("catalogue",),
     ("commands", "plugin"),
-    ("sweepcommand",),
+    ("sweepcommand", "kernelscommand"),
     ("cli",),
 )  # fmt: skip
 
