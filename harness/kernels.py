@@ -134,13 +134,17 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
         # One address for one symbol, in every boot.
         arguments += ("nokaslr",)
     told = recipe.compiler != "gcc" or not recipe.is_compiled
+    variables = [f"CC={recipe.compiler}"] if told else []
+    if isinstance(recipe.origin, DebianImage):
+        # It would be made from the kernel's, which the headers do not have.
+        variables.append("CONFIG_DEBUG_INFO_BTF_MODULES=")
     return Kernel(
         **record,
         path=path,
         source=cache.root / "source" / source_key / "linux" if source_key else path / source,
         arguments=arguments,
         detectors=kernelfiles.detectors(config, arguments),
-        make_variables=(f"CC={recipe.compiler}",) if told else (),
+        make_variables=tuple(variables),
     )
 
 
@@ -219,7 +223,9 @@ def current_key(cache: store.Store, recipe: Recipe) -> str | None:
 
 
 def estimate_s(recipe: Recipe) -> float:
-    """Return about how long building a kernel takes here, seconds."""
+    """Return about how long making a kernel takes here, seconds."""
+    if not recipe.is_compiled:
+        return _FETCH_S if isinstance(recipe.origin, DebianImage) else 1.0
     return recipe.steps * _STEP_S / (os.cpu_count() or 1) + _FETCH_S
 
 
