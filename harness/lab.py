@@ -195,7 +195,11 @@ class Lab:
         Raises:
             GuestError: the guest left no evidence to judge.
         """
-        return verdict.length_us(run_trial(self.trial(subject, plan, 1)).evidence)
+        ready = self.trial(subject, plan, 1)
+        whole = program.Program.parse(ready.program)
+        measured = dataclasses.replace(whole, schedule=schedules.MEASURE).serialise()
+        ready = dataclasses.replace(ready, program=measured)
+        return verdict.length_us(run_trial(ready).evidence)
 
     def parked_trial(
         self, subject: Subject, workload: Scenario, seed: int, plan: Plan, cycles: int | None = None

@@ -94,6 +94,10 @@ class Schedule:
     steps: tuple[Step, ...] = ()
 
 
+#: Changes nothing, and has the executor say when the actors began.
+MEASURE: Final = Schedule("measure", ops.MIN_SLICE_US, 0, ())
+
+
 def parse_method(text: str) -> int:
     """Return the depth that ``pct`` or ``pct:DEPTH`` asks for.
 

@@ -101,19 +101,22 @@ def parse_report(report: bytes) -> tuple[Event, ...]:
 
 
 def length_us(evidence: Evidence) -> int:
-    """Return how long a module was put to the test: until its last load or unload, microseconds.
+    """Return how long actors were at a module: until its last load or unload, microseconds.
 
-    A guest that did not live to say it gets the length of a short trial.
+    The program has a schedule, which says when they began. A guest that did not live to
+    say it, and a module that was gone before, get the length of a short trial.
     """
     events = parse_report(evidence.report)
-    start = next((int(event["us"]) for event in events if event["ev"] == "start"), 0)
+    begun = [int(event["at"]) for event in events if event["ev"] == "schedule" and event["begun"]]
     ends = [
         int(event[key])
         for event in events
         for key in ("loaded_us", "unloaded_us")
         if event["ev"] == "life" and key in event
     ]
-    return max(ends) - start if ends else _SHORT_TRIAL_US
+    if not begun or not ends:
+        return _SHORT_TRIAL_US
+    return max(_SHORT_TRIAL_US, max(ends) - begun[0])
 
 
 def judge(

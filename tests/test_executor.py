@@ -18,7 +18,7 @@ import pytest
 from harness import ops
 from harness.ops import OPS
 from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program
-from harness.schedules import Demotion, Schedule, Starvation
+from harness.schedules import MEASURE, Demotion, Schedule, Starvation
 
 Event = dict[str, Any]
 Run = Callable[..., list[Event]]
@@ -714,6 +714,18 @@ def test_schedule_of_a_setup_that_failed_is_said_not_to_have_begun(run: Run) -> 
     (end,) = of(events, "schedule")
     assert not end["begun"]
     assert of(events, "unexpected")
+
+
+def test_measuring_changes_nothing_and_says_when_the_actors_began(run: Run) -> None:
+    setup = (op("sleep", 20_000, place="setup[0]"),)
+    prog = program(actor("a", op("sleep", 1000)), setup=setup, schedule=MEASURE)
+    events = run(prog)
+    (end,) = of(events, "schedule")
+    (start,) = of(events, "start")
+    assert end["begun"]
+    assert end["over"]
+    assert end["at"] >= start["us"] + 20_000
+    assert of(events, "step") == []
 
 
 def test_program_without_a_schedule_says_nothing_of_one(run: Run) -> None:

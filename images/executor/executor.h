@@ -330,6 +330,7 @@ struct schedule_state {
 	_Atomic uint32_t begin, begun, stop, over;
 	_Atomic uint32_t nsteps;
 	struct step_done step[2 * MAX_STEPS];
+	uint64_t began_us;
 	uint64_t end_us;		/* when it was over, since it began */
 	uint32_t turns;			/* of those who had the processor too long */
 	uint32_t tasks;			/* whose priority was set */

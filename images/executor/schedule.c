@@ -66,7 +66,6 @@ static unsigned int order[MAX_RANKS];		/* ranks from top to bottom */
 static uint64_t starved_until[MAX_RANKS];	/* 0: not starved */
 static struct member members[MAX_TASKS];
 static unsigned int nmembers;
-static uint64_t began_us;
 static int first_pid, last_pid;			/* at the start; of those that were looked at */
 
 bool schedule_knows_role(const char *role)
@@ -224,7 +223,7 @@ static void adopt_new(void)
 
 static void adopt_first(void)
 {
-	if (!channel_in_guest())
+	if (!channel_in_guest() || !plan->nranks)
 		return;
 	last_pid = newest_pid();
 	adopt_actors();
@@ -333,7 +332,7 @@ static void carry_out(void)
 	unsigned int step = 0;
 	uint64_t looked = 0, us, next;
 
-	while (!atomic_load(&ss->stop) && (us = now_us() - began_us) < plan->end_us) {
+	while (!atomic_load(&ss->stop) && (us = now_us() - ss->began_us) < plan->end_us) {
 		adopt_new();
 		for (; step < plan->nsteps && plan->step[step].at_us <= us; step++)
 			take_step(&plan->step[step], us);
@@ -348,7 +347,7 @@ static void carry_out(void)
 		next = feed(us, next < plan->end_us ? next : plan->end_us);
 		if (step < plan->nsteps && plan->step[step].at_us < next)
 			next = plan->step[step].at_us;
-		us = now_us() - began_us;
+		us = now_us() - ss->began_us;
 		if (us < next)
 			futex_wait(&ss->stop, 0, next - us);
 	}
@@ -367,13 +366,13 @@ static void director_main(void)
 	while (!atomic_load(&ss->begin))
 		futex_wait(&ss->begin, 0, 0);
 	adopt_first();
-	began_us = now_us();
+	ss->began_us = now_us();
 	atomic_store(&ss->begun, 1);
 	futex_wake_all(&ss->begun);
 	carry_out();
 	tasks_restore();
 	spin_end();
-	ss->end_us = now_us() - began_us;
+	ss->end_us = now_us() - ss->began_us;
 	atomic_store(&ss->over, 1);
 	futex_wake_all(&ss->over);
 	_exit(0);

@@ -208,6 +208,7 @@ void tell_schedule_end(const struct program *prog)
 	ev_str("schedule", prog->schedule->name);
 	ev_bool("begun", atomic_load(&shared->schedule.begun));
 	ev_bool("over", atomic_load(&shared->schedule.over));
+	ev_u64("at", shared->schedule.began_us);
 	ev_u64("us", shared->schedule.end_us);
 	ev_u64("turns", shared->schedule.turns);
 	ev_u64("tasks", shared->schedule.tasks);
