@@ -81,6 +81,8 @@ class Kernel:
     key: str
     path: Path
     source: Path
+    #: The kernel with debug information, or None: Debian's binary has none.
+    vmlinux: Path | None = None
     #: Kernel arguments beside those of every guest.
     arguments: tuple[str, ...] = ()
     #: What can be found in it: names as in :func:`harness.kernelfiles.detectors`.
@@ -91,12 +93,6 @@ class Kernel:
     @property
     def bzimage(self) -> Path:
         return self.path / "bzImage"
-
-    @property
-    def vmlinux(self) -> Path | None:
-        """The kernel with debug information; a binary that Debian made has none."""
-        path = self.path / "build" / "vmlinux"
-        return path if path.is_file() else None
 
     @property
     def extra(self) -> Path | None:
@@ -133,6 +129,7 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
     if config.get("CONFIG_RANDOMIZE_BASE") == "y":
         # One address for one symbol, in every boot.
         arguments += ("nokaslr",)
+    vmlinux = path / "build" / "vmlinux"
     told = recipe.compiler != "gcc" or not recipe.is_compiled
     variables = [f"CC={recipe.compiler}"] if told else []
     if isinstance(recipe.origin, DebianImage):
@@ -142,6 +139,10 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
         **record,
         path=path,
         source=cache.root / "source" / source_key / "linux" if source_key else path / source,
+        # Debian's headers have a file of this name, with types and no symbols.
+        vmlinux=vmlinux
+        if vmlinux.is_file() and not isinstance(recipe.origin, DebianImage)
+        else None,
         arguments=arguments,
         detectors=kernelfiles.detectors(config, arguments),
         make_variables=tuple(variables),
