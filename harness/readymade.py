@@ -254,16 +254,18 @@ def _unroot(headers: Path) -> str:
 
 def _check_tools(recipe: Recipe, build: Path) -> None:
     """Check that the programs which come with the headers run on this machine."""
-    tool = build / "scripts" / "basic" / "fixdep"
-    # Without arguments it says how it is called, and fails.
-    done = proc.run([str(tool)], deadline=Deadline.after(60), check=False)
-    said = done.stderr.decode(errors="backslashreplace")
-    if "GLIBC_" in said or "error while loading shared libraries" in said:
-        raise KernelBuildError(
-            f"kernel {recipe.label}: the programs in its headers do not run here",
-            evidence=said.strip(),
-            hint="they are made for a newer Debian than this one; its source can be compiled here",
-        )
+    for name in ("basic/fixdep", "mod/modpost"):
+        # Without arguments it has nothing to do, and may say so.
+        tool = build / "scripts" / name
+        done = proc.run([str(tool)], deadline=Deadline.after(60), check=False)
+        said = done.stderr.decode(errors="backslashreplace")
+        if "GLIBC_" in said or "error while loading shared libraries" in said:
+            raise KernelBuildError(
+                f"kernel {recipe.label}: the programs in its headers do not run here",
+                evidence=said.strip(),
+                hint="they are made for a newer Debian than this one; its source can be"
+                " compiled here",
+            )
 
 
 def _module_name(path: Path) -> str:

@@ -102,7 +102,7 @@ def test_tree_that_lacks_what_the_profile_needs(
         kernels.build_kernel(cache, tree_recipe(tree, profile))
 
 
-FIXDEP = "#!/bin/sh\necho '{said}' >&2\nexit 1\n"
+TOOL = "#!/bin/sh\necho '{said}' >&2\nexit 1\n"
 
 RELEASE = "6.1.0-9-amd64"
 
@@ -152,10 +152,11 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             )
             (headers / ".config").write_text(CONFIG + "CONFIG_SLUB_DEBUG=y\n")
             (headers / "vmlinux").write_text("types, and no symbols")
-            tool = headers / "scripts/basic/fixdep"
-            tool.parent.mkdir(parents=True)
-            tool.write_text(FIXDEP.format(said=" ".join(depends.get("fixdep says", []))))
-            tool.chmod(0o755)
+            for tool in ("basic/fixdep", "mod/modpost"):
+                path = headers / "scripts" / tool
+                path.parent.mkdir(parents=True)
+                path.write_text(TOOL.format(said=" ".join(depends.get(f"{tool} says", []))))
+                path.chmod(0o755)
         elif name == "linux-headers-6.1.0-9-common":
             (headers.parent / name).mkdir(parents=True)
 
@@ -242,10 +243,11 @@ def test_headers_of_another_version(cache: store.Store, archive: dict[str, list[
         kernels.build_kernel(cache, kernels.load_recipe("6.1", "distro"))
 
 
+@pytest.mark.parametrize("tool", ["basic/fixdep", "mod/modpost"])
 def test_headers_whose_programs_do_not_run_here(
-    cache: store.Store, archive: dict[str, list[str]]
+    cache: store.Store, archive: dict[str, list[str]], tool: str
 ) -> None:
-    archive["fixdep says"] = ["fixdep: libc.so.6: version `GLIBC_2.99` not found"]
+    archive[f"{tool} says"] = [f"{tool}: libc.so.6: version `GLIBC_2.99` not found"]
     with pytest.raises(KernelBuildError, match="do not run here") as caught:
         kernels.build_kernel(cache, kernels.load_recipe("6.1", "distro"))
     assert "GLIBC_2.99" in caught.value.evidence
