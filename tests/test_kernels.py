@@ -139,6 +139,8 @@ def test_build_that_was_killed_goes_on(cache: store.Store, recipe: Recipe, image
     entry = listed(again, "fake", "plain")
     assert entry.state is State.UNFINISHED
     assert log(again) == ["configured", "one"]
+    with again.lock(f"kernel-{entry.key}", soon()):
+        assert listed(again, "fake", "plain").state is State.BEING_BUILT
     kernels.build_kernel(again, recipe)
     assert log(again) == ["configured", "one", "two"]
     assert not list((again.root / "kernel").glob(".*"))
