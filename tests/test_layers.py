@@ -12,7 +12,8 @@ PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames"),
-    ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes"),
+    ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates"),
+    ("matrixdoc",),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
     ("klogrules", "store", "elf", "scenario"),
     ("klogextent",),
