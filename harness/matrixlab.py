@@ -31,8 +31,9 @@ class LabRunner:
         base = self._lab.base(cell.kernel, cell.profile, cell.lane)
         return Prepared(
             MadeKernel(
-                name=kernel.name,
-                profile=kernel.profile,
+                # As the cell calls it, which may be the path of a kernel's file.
+                name=cell.kernel,
+                profile=cell.profile,
                 release=kernel.release,
                 version=kernel.version,
                 compiler=kernel.compiler,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -18,7 +18,7 @@ import pydantic
 
 from harness import kernels, modules, scenario, scenario_yaml, seeds, store
 from harness.errors import ScenarioError, UsageError
-from harness.kernels import DEFAULT_PROFILE
+from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
 from harness.modules import Family
 from harness.rates import Claim
@@ -320,7 +320,7 @@ class _Expansion:
             )
         cells: dict[str, Cell] = {}
         for kernel, profile, lane, entry in itertools.product(
-            model.kernels, model.profiles, model.lanes, entries
+            map(self._kernel, model.kernels), model.profiles, model.lanes, entries
         ):
             for variant in entry.variants:
                 cell = self._cell(kernel, profile, lane, entry, variant, wanted)
@@ -328,7 +328,7 @@ class _Expansion:
         whole = tuple(cells.values())
         for index, pattern in enumerate(model.exclude):
             self._check_pattern(index, pattern, whole)
-            cells = {id: cell for id, cell in cells.items() if not _matches(pattern, cell)}
+            cells = {id: cell for id, cell in cells.items() if not self._matches(pattern, cell)}
         for index, item in enumerate(model.include):
             for cell in self._included(index, item, wanted):
                 cells[cell.id] = cell
@@ -379,15 +379,19 @@ class _Expansion:
         except UsageError as error:
             raise self._document.error(place, error.message) from error
 
-    @staticmethod
-    def _check_kernel(name: str) -> None:
-        kernels.load_recipe(name)
+    def _check_kernel(self, name: str) -> None:
+        """Check that a kernel goes together with some profile."""
+        name = self._kernel(name)
+        _some(kernels.load_recipe, [(name, it) for it in (DEFAULT_PROFILE, *self._model.profiles)])
 
-    @staticmethod
-    def _check_profile(name: str) -> None:
-        known = kernels.known_profiles()
-        if name not in known:
-            raise UsageError(f"profile {name!r}: unknown; known: {', '.join(known)}")
+    def _check_profile(self, name: str) -> None:
+        """Check that a profile goes together with some kernel."""
+        names = [DEFAULT_KERNEL, *map(self._kernel, self._model.kernels)]
+        _some(kernels.load_recipe, [(it, name) for it in names])
+
+    def _kernel(self, name: str) -> str:
+        """Return a kernel's name; the path of its file is one from the matrix's folder."""
+        return str(self._folder / name) if name.endswith(".yaml") else name
 
     @staticmethod
     def _check_lane(name: str) -> None:
@@ -512,12 +516,18 @@ class _Expansion:
             raise self._document.error(place, "names nothing, and so would exclude everything")
         for field, names in pattern:
             known = list(dict.fromkeys(_fields(cell)[field] for cell in cells))
-            for name in names or ():
+            for name in map(self._kernel, names or ()):
                 if name not in known:
                     raise self._document.error(
                         (*place, field),
                         f"{field} {name!r}: not in this matrix; it has {', '.join(known)}",
                     )
+
+    def _matches(self, pattern: _PatternModel, cell: Cell) -> bool:
+        fields = _fields(cell)
+        return all(
+            names is None or fields[field] in map(self._kernel, names) for field, names in pattern
+        )
 
     def _included(self, index: int, item: _IncludeModel, wanted: range) -> Iterator[Cell]:
         place: Place = ("include", index)
@@ -532,9 +542,26 @@ class _Expansion:
         if item.seeds is not None:
             wanted = self._seeds((*place, "seeds"), item.seeds)
         for kernel, profile, lane, variant in itertools.product(
-            item.kernel, profiles, lanes, variants
+            map(self._kernel, item.kernel), profiles, lanes, variants
         ):
             yield self._cell(kernel, profile, lane, entry, variant, wanted)
+
+
+def _some(check: Callable[[str, str], object], pairs: Sequence[tuple[str, str]]) -> None:
+    """Check that one of some pairs is good.
+
+    Raises:
+        UsageError: none is; why the first one is not.
+    """
+    errors = []
+    for pair in pairs:
+        try:
+            check(*pair)
+        except UsageError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
 
 
 def _fields(cell: Cell) -> dict[str, str]:
@@ -542,11 +569,6 @@ def _fields(cell: Cell) -> dict[str, str]:
         "kernel": cell.kernel, "profile": cell.profile, "lane": cell.lane.value,
         "module": cell.module, "variant": cell.variant,
     }  # fmt: skip
-
-
-def _matches(pattern: _PatternModel, cell: Cell) -> bool:
-    fields = _fields(cell)
-    return all(names is None or fields[field] in names for field, names in pattern)
 
 
 def _check_trials(file: str, cells: Iterable[Cell], what: str) -> None:

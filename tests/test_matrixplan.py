@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,3 +291,48 @@ def test_claim_says_how_many_trials_each_cell_has(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(matrixplan, "MAX_TRIALS", 100)
     with pytest.raises(UsageError, match="a claim of p<5%@95% needs 118 trials of 2 cells"):
         parsed(SMALL).claiming(rates.parse_claim("p<5%@95%"))
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_example_runs_the_whole_catalogue_on_four_kernels() -> None:
+    made = matrixplan.load_matrix(ROOT / "examples" / "matrix.yaml")
+    variants = {
+        (family.name, variant)
+        for family in matrixplan.modules.all_families()
+        for variant in family.variants
+    }
+    for kernel in ("5.10", "6.1", "6.12", "7.2"):
+        cells = {(cell.module, cell.variant) for cell in made.cells if cell.kernel == kernel}
+        assert cells == variants
+    assert {cell.skip for cell in made.cells} == {
+        None,
+        "its mistake takes two processors: lane smp",
+    }
+    assert made.budget.seconds == 5 * 3600
+
+
+def test_nightly_has_a_shard_for_each_kernel_of_the_example() -> None:
+    made = matrixplan.load_matrix(ROOT / "examples" / "matrix.yaml")
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
+    shards = workflow["jobs"]["shard"]["strategy"]["matrix"]["kernel"]
+    assert shards == list(dict.fromkeys(cell.kernel for cell in made.cells))
+
+
+def test_kernel_and_profile_that_do_not_go_together_are_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = matrixplan.kernels.load_recipe
+
+    def load(name: str, profile: str = "kasan") -> object:
+        if (name, profile) == ("5.10", "rt"):
+            raise UsageError("profile rt: the kernel 5.10 has none")
+        return real(name, "kasan" if profile == "rt" else profile)
+
+    monkeypatch.setattr(matrixplan.kernels, "load_recipe", load)
+    made = parsed("kernels: [5.10, 6.1]\nprofiles: [kasan, rt]\nmodules: [lastret]\n")
+    assert {(cell.kernel, cell.profile): cell.skip for cell in made.cells} == {
+        ("5.10", "kasan"): None, ("5.10", "rt"): "profile rt: the kernel 5.10 has none",
+        ("6.1", "kasan"): None, ("6.1", "rt"): None,
+    }  # fmt: skip
