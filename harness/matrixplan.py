@@ -274,7 +274,7 @@ def load_matrix(path: Path) -> Matrix:
 
 def parse_matrix(text: str, file: str) -> Matrix:
     """Read a matrix from a text; the same errors as :func:`load_matrix`."""
-    document = scenario_yaml.parse(text, file, kind="a matrix", as_written=True)
+    document = scenario_yaml.parse(text, file, "a matrix", as_written=True)
     return _Expansion(document).matrix()
 
 

@@ -91,9 +91,11 @@ class Document:
         try:
             return model.model_validate(self.value if value is ... else value)
         except pydantic.ValidationError as error:
-            raise self._first(place, error) from None
+            raise self._first(place, error, model) from None
 
-    def _first(self, place: Place, error: pydantic.ValidationError) -> ScenarioError:
+    def _first(
+        self, place: Place, error: pydantic.ValidationError, model: type[pydantic.BaseModel]
+    ) -> ScenarioError:
         details = error.errors(include_url=False, include_context=False)
         # An unknown field explains a missing one more often than not.
         first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
@@ -102,7 +104,9 @@ class Document:
             case "missing":
                 return self.error(where, "is missing")
             case "extra_forbidden":
-                return self.error(where, f"unknown field{near(str(where[-1]), _known_fields())}")
+                return self.error(
+                    where, f"unknown field{near(str(where[-1]), _known_fields(model))}"
+                )
             case _:
                 # pydantic adds parts of its own, such as "[key]".
                 while where not in self.lines:
@@ -111,18 +115,21 @@ class Document:
                 return self.error(where, why[:1].lower() + why[1:])
 
 
-def _known_fields() -> list[str]:
-    return [field for model in Model.__subclasses__() for field in model.model_fields]
+def _known_fields(asked: type[pydantic.BaseModel]) -> list[str]:
+    """Fields of a model, and of all that may stand in it."""
+    models = Model.__subclasses__() if issubclass(asked, Model) else (asked,)
+    return [field for model in models for field in model.model_fields]
 
 
-def parse(text: str, file: str, *, kind: str = "a scenario", as_written: bool = False) -> Document:
+def parse(text: str, file: str, what: str = "a scenario", *, as_written: bool = False) -> Document:
     """The one document in a text.
 
-    ``as_written`` leaves numbers the texts that they are: to YAML, ``5.10`` is 5.1
-    and ``1:30`` is 90.
+    :param what: What it is, for messages.
+    :param as_written: Leave numbers the texts that they are: to YAML, ``5.10`` is 5.1
+        and ``1:30`` is 90.
 
     :raises ScenarioError: The text is no YAML, too large, or has something in
-        it that ``kind`` has no use for.
+        it that ``what`` has no use for.
     """
     if len(text) > MAX_BYTES:
         raise ScenarioError(f"{file}:1: longer than {MAX_BYTES} characters")
@@ -137,7 +144,7 @@ def parse(text: str, file: str, *, kind: str = "a scenario", as_written: bool = 
     except RecursionError as error:
         raise ScenarioError(f"{file}:1: nested too deeply") from error
     if not isinstance(node, yaml.MappingNode):
-        raise ScenarioError(f"{file}:1: {kind} is a mapping of fields")
+        raise ScenarioError(f"{file}:1: {what} is a mapping of fields")
     lines: dict[Place, int] = {}
     value = _Converter(file, lines, as_written).value(node, ())
     return Document(file, value, MappingProxyType(lines))

@@ -164,7 +164,7 @@ def test_digest_is_of_what_is_run_and_not_of_how_it_is_written() -> None:
         ("kernels: [6.1, 6.1]\nmodules: [poolfs]", r"kernels\[1\]: '6.1' is there twice"),
         ("kernels: []\nmodules: [poolfs]", "m.yaml:1: kernels: list should have at least 1 item"),
         (SMALL + "profiles: [none]", r"m.yaml:4: profiles\[0\]: profile 'none': unknown; known: "
-         "kasan"),
+         ".*kasan"),
         (SMALL + "lanes: [fast]", r"m.yaml:4: lanes\[0\]: lane 'fast': unknown; known: det, smp"),
         (SMALL + "scenarios: [nothing]", r"scenarios\[0\]: no scenario is called 'nothing'"),
         (SMALL + "scenarios: [./nothing.yaml]", r"scenarios\[0\]: .*cannot be read"),
