@@ -32,7 +32,7 @@ from harness.matrixdoc import Document
 from harness.matrixlab import LabRunner
 from harness.matrixplan import Cell, Matrix
 from harness.matrixrun import Record, Run, State
-from harness.matrixtimes import Estimate
+from harness.matrixtimes import Estimate, Work
 
 _MERGE = "merge"
 
@@ -60,7 +60,7 @@ def matrix(arguments: argparse.Namespace) -> ExitStatus:
     header = {"digest": _digest(planned, own), "file": planned.file, "began": _now()}
     fresh = arguments.fresh or _is_finished(path)
     with journal.open_journal(path, header, fresh=fresh) as opened:
-        state = matrixrun.fold(opened.entries)
+        state = _fold(opened)
         if opened.entries:
             trials = sum(len(known.records) for known in state.cells.values())
             shown.print(f"going on with {path}: {trials} trials are there", markup=False)
@@ -70,7 +70,7 @@ def matrix(arguments: argparse.Namespace) -> ExitStatus:
             planned, own, state,
             began=str(opened.header["began"]), ended=_now(), processors=os.cpu_count() or 1,
         )  # fmt: skip
-    return _tell(arguments.json, document)
+    return _tell(arguments.json, document, claim_lines(planned, own, document))
 
 
 def merge(arguments: argparse.Namespace) -> ExitStatus:
@@ -112,6 +112,16 @@ def plan(arguments: argparse.Namespace) -> tuple[Matrix, frozenset[str]]:
             hint="--dry-run lists the cells, and says why some cannot be run",
         )
     return planned, own
+
+
+def _fold(opened: journal.Journal) -> State:
+    try:
+        return matrixrun.fold(opened.entries)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{opened.path}: an entry of it is malformed: {error!r:.200}",
+            hint="--fresh begins anew",
+        ) from error
 
 
 def _digest(planned: Matrix, own: frozenset[str]) -> str:
@@ -176,11 +186,7 @@ def say_plan(
 ) -> None:
     """Say what will be run and how long that takes."""
     cells = matrixrun.own_cells(planned, own)
-    left = [
-        (cell, sum(1 for _ in state.of(cell.id).missing(cell)))
-        for cell in cells
-        if state.of(cell.id).state is None
-    ]
+    left = [_work(cell, state) for cell in cells if state.of(cell.id).state is None]
     unbuilt = _unbuilt(cells, cache)
     known = matrixtimes.load(cache)
     found = matrixtimes.estimate(
@@ -192,6 +198,11 @@ def say_plan(
     )
     for text in plan_lines(planned, own, left, found, unbuilt, workers):
         shown.print(text, markup=False)
+
+
+def _work(cell: Cell, state: State) -> Work:
+    missing = list(state.of(cell.id).missing(cell))
+    return Work(cell, len(missing), matrixtimes.LEAKS_SEED in missing)
 
 
 def _unbuilt(cells: Sequence[Cell], cache: store.Store) -> dict[str, float]:
@@ -210,14 +221,14 @@ def _unbuilt(cells: Sequence[Cell], cache: store.Store) -> dict[str, float]:
 def plan_lines(
     planned: Matrix,
     own: frozenset[str],
-    left: Sequence[tuple[Cell, int]],
+    left: Sequence[Work],
     found: Estimate,
     unbuilt: dict[str, float],
     workers: int,
 ) -> list[str]:
     """Return what is said before a run."""
     mine = [cell for cell in planned.cells if cell.id in own]
-    number = len({(cell.kernel, cell.profile) for cell, _ in left})
+    number = len({(work.cell.kernel, work.cell.profile) for work in left})
     skipped = Counter(cell.skip for cell in mine if cell.skip)
     lines = [
         f"{planned.file}: {len(left)} cells with {found.trials} trials on {number} kernels"
@@ -229,7 +240,7 @@ def plan_lines(
     parts = [f"trials {duration(found.trials_s)}", f"preparing {duration(found.setup_s)}"]
     if unbuilt:
         parts.append(f"building {', '.join(sorted(unbuilt))} {duration(found.kernels_s)}")
-    most = "at most " if any(cell.stops for cell, _ in left) else ""
+    most = "at most " if any(work.cell.stops for work in left) else ""
     basis = f"times of {found.measured} cells known from before, of {found.guessed} guessed"
     total = f"{most}{duration(found.seconds)} with {workers} workers"
     lines.append(f"about {total}: {', '.join(parts)} ({basis})")
@@ -253,15 +264,13 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _tell(path: Path | None, document: Document) -> ExitStatus:
+def _tell(path: Path | None, document: Document, remarks: Sequence[str] = ()) -> ExitStatus:
     if path is not None:
         report.write_json(path, document.to_json())
     if str(path) != "-":
         out = commands.wide_console()
         out.print(cell_table(document))
-        for text in cell_lines(document):
-            out.print(text, markup=False, highlight=False, soft_wrap=True)
-        for text in bug_lines(document):
+        for text in (*cell_lines(document), *bug_lines(document), *remarks):
             out.print(text, markup=False, highlight=False, soft_wrap=True)
     return document.status
 
@@ -338,5 +347,19 @@ def bug_lines(document: Document) -> list[str]:
         lines.append(
             f"{bug.module}: {bug.title}; kernels {where}; {bug.hits}/{bug.trials} "
             f"({bug.rate.low:.1%} to {bug.rate.high:.1%}); {bug.replay or 'no bundle'}"
+            + (f"; with it: {', '.join(bug.also)}" if bug.also else "")
         )
     return lines
+
+
+def claim_lines(planned: Matrix, own: frozenset[str], document: Document) -> list[str]:
+    """Return for how many cells a claim holds."""
+    if planned.claim is None:
+        return []
+    found = Counter(
+        "refuted" if cell.findings else "holds" if cell.state == "done" else "open"
+        for cell in document.cells
+        if cell.id in own and cell.state != "skipped"
+    )
+    counts = ", ".join(f"{found[word]} {word}" for word in ("refuted", "open") if found[word])
+    return [f"{planned.claim} holds for {found['holds']} cells" + (f"; {counts}" if counts else "")]

@@ -8,7 +8,6 @@ that a run that was killed and went on gives the result of one in one go.
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -300,9 +299,7 @@ def _agrees(cell: Cell, records: Sequence[Record], whole: bool) -> tuple[bool | 
 
 def _promised_title(record: Record, promised: Sequence[str]) -> str | None:
     titles = [finding["title"] for finding in record["findings"]]
-    return next(
-        (title for pattern in promised for title in titles if re.fullmatch(pattern, title)), None
-    )
+    return matrixdoc.promised_title(titles, promised)
 
 
 def _shown(records: Sequence[Record], promised: Sequence[str]) -> tuple[int, str] | None:

@@ -21,9 +21,14 @@ from harness.matrixplan import Cell
 
 _FILE: Final = "matrix-times.json"
 
-#: A trial and the preparation of a cell, as parts of booting a kernel on the same machine.
-_TRIAL_BOOTS: Final = 0.5
+#: A trial, one that looks for leaks, and what comes before a cell's trials, as parts of
+#: booting a kernel on the same machine.
+_TRIAL_BOOTS: Final = 0.4
+_LEAKS_BOOTS: Final = 5.0
 _SETUP_BOOTS: Final = 1.5
+
+#: The seed with which leaks are looked for (see :meth:`harness.lab.Lab.trial`).
+LEAKS_SEED: Final = 0
 
 #: Booting, on a machine of which nothing is known, seconds.
 _BOOT_S: Final = 10.0
@@ -33,10 +38,26 @@ _BOOT_S: Final = 10.0
 class Times:
     """What is known of some cells."""
 
-    #: Host time of one trial, seconds.
+    #: Host time of one trial, seconds; of most, and of the one that looks for leaks.
     trial_s: float
+    leaks_s: float
     #: Time before and between its trials: compiling, templates.
     setup_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left to do of a cell."""
+
+    cell: Cell
+    trials: int
+    #: One of them looks for leaks.
+    leaks: bool = False
+
+    def seconds(self, times: Times, workers: int) -> float:
+        """Return how long its trials take, side by side."""
+        each = [times.leaks_s] * self.leaks + [times.trial_s] * (self.trials - self.leaks)
+        return _side_by_side(each, workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,7 @@ def load(cache: store.Store) -> dict[str, Times]:
     try:
         content = json.loads((cache.root / _FILE).read_bytes())
         return {
-            str(id): Times(float(one["trial_s"]), float(one["setup_s"]))
+            str(id): Times(*(float(one[name]) for name in ("trial_s", "leaks_s", "setup_s")))
             for id, one in content.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -80,18 +101,29 @@ def learn(
     Raises:
         StorageError: the disk is full.
     """
-    if not records:
-        return
-    walls = [float(record["wall_s"]) for record in records]
-    busy = sum(walls) / min(workers, len(walls))
     known = load(cache)
-    known[cell.id] = Times(statistics.fmean(walls), max(0.0, seconds - busy))
+    walls = {int(record["seed"]): float(record["wall_s"]) for record in records}
+    leaks = walls.get(LEAKS_SEED)
+    others = [wall for seed, wall in walls.items() if seed != LEAKS_SEED]
+    before = known.get(cell.id)
+    if others or before is not None:
+        trial_s = statistics.fmean(others) if others else before.trial_s if before else 0.0
+        known[cell.id] = Times(
+            trial_s,
+            leaks if leaks is not None else before.leaks_s if before else trial_s,
+            max(0.0, seconds - _side_by_side(list(walls.values()), workers)),
+        )
     content = {
-        id: {"trial_s": round(one.trial_s, 3), "setup_s": round(one.setup_s, 3)}
+        id: {name: round(getattr(one, name), 3) for name in ("trial_s", "leaks_s", "setup_s")}
         for id, one in known.items()
     }
     with store.storage_errors(cache.root):
         store.write_atomically(cache.root / _FILE, json.dumps(content, indent=1).encode())
+
+
+def _side_by_side(each: Sequence[float], workers: int) -> float:
+    """Return how long some trials take together: none is shared between workers."""
+    return max([sum(each) / workers, *each])
 
 
 def boot_s(cache: store.Store) -> float | None:
@@ -106,7 +138,7 @@ def boot_s(cache: store.Store) -> float | None:
 
 
 def estimate(
-    cells: Iterable[tuple[Cell, int]],
+    works: Iterable[Work],
     known: Mapping[str, Times],
     *,
     boot_s: float | None,
@@ -116,21 +148,20 @@ def estimate(
     """Return how long some cells will take.
 
     Args:
-        cells: each with its number of trials.
         kernels_s: time for kernels that have to be built first.
     """
     near = _Near(known)
     boot = _BOOT_S if boot_s is None else boot_s
-    fallback = Times(_TRIAL_BOOTS * boot, _SETUP_BOOTS * boot)
+    fallback = Times(_TRIAL_BOOTS * boot, _LEAKS_BOOTS * boot, _SETUP_BOOTS * boot)
     total = measured = guessed = 0
     trials_s = setup_s = 0.0
-    for cell, number in cells:
-        times = known.get(cell.id)
+    for work in works:
+        times = known.get(work.cell.id)
         measured += times is not None
         guessed += times is None
-        times = times or near.find(cell) or fallback
-        total += number
-        trials_s += number * times.trial_s / min(workers, number or 1)
+        times = times or near.find(work.cell) or fallback
+        total += work.trials
+        trials_s += work.seconds(times, workers)
         setup_s += times.setup_s
     return Estimate(total, trials_s, setup_s, kernels_s, measured, guessed)
 
@@ -148,6 +179,7 @@ class _Near:
         self._means = {
             group: Times(
                 statistics.fmean(one.trial_s for one in them),
+                statistics.fmean(one.leaks_s for one in them),
                 statistics.fmean(one.setup_s for one in them),
             )
             for group, them in groups.items()

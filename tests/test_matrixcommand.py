@@ -192,7 +192,27 @@ def test_claim_refuted_and_held(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert re.search(r"good +│ +0/29 │ +0/29", shown)
     assert re.search(r"no-owner +│ +1/2 │ +1/2", shown)
+    assert "p<10%@95% holds for 2 cells; 2 refuted" in shown
     assert FakeRunner.ran == 2 * 29 + 2 * 29
+
+
+def test_claim_that_could_not_be_put_to_the_test_is_open(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    FakeRunner.broken = "5.10"
+    harness("m.yaml", "--until", "p<10%@95%")
+    assert "p<10%@95% holds for 1 cells; 1 refuted, 2 open" in capsys.readouterr().out
+
+
+def test_journal_with_a_strange_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    FakeRunner.dies_at = 7
+    harness("m.yaml")
+    with Path("runs/m.journal.jsonl").open("a") as file:
+        file.write('{"ev": "trial", "cell": "x", "trial": {}}\n')
+    assert harness("m.yaml") == ExitStatus.USAGE
+    assert "m.journal.jsonl: an entry of it is malformed: KeyError('seed')" in (
+        capsys.readouterr().err
+    )
 
 
 def test_budget_is_said_before(capsys: pytest.CaptureFixture[str]) -> None:
