@@ -127,6 +127,8 @@ def _parser() -> _Parser:
                       help="where trials are noted (default: beside the bundles)")  # fmt: skip
     call.add_argument("--fresh", action="store_true",
                       help="begin anew, not where the journal's run was ended")  # fmt: skip
+    call.add_argument("--dask", metavar="ADDRESS",
+                      help="run the cells on a Dask cluster: tcp://HOST:8786")  # fmt: skip
     call.add_argument("--dry-run", action="store_true",
                       help="list the cells, say how long they take, and run none")  # fmt: skip
     _add_running(call)

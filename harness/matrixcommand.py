@@ -18,6 +18,7 @@ from harness import (
     commands,
     journal,
     kernels,
+    matrixdask,
     matrixdoc,
     matrixplan,
     matrixrun,
@@ -47,6 +48,8 @@ def matrix(arguments: argparse.Namespace) -> ExitStatus:
             hint="`harness matrix merge OUT.json SHARD.json...` merges results",
         )
     planned, own = plan(arguments)
+    if arguments.dask:
+        matrixdask.check_address(arguments.dask, planned)
     shown = Console(stderr=True, highlight=False, soft_wrap=True)
     cache = store.Store.open()
     if arguments.dry_run:
@@ -167,8 +170,14 @@ def _go(
             matrixtimes.learn(cache, cell, records, seconds, arguments.workers)
 
         runner = LabRunner(Lab(cache, line), workers=arguments.workers, bundles=arguments.bundles)
+        run = Run(planned, own, state, opened, runner, progress, timed)
         try:
-            Run(planned, own, state, opened, runner, progress, timed).go()
+            if arguments.dask:
+                matrixdask.run_cells(
+                    arguments.dask, run, workers=arguments.workers, bundles=arguments.bundles
+                )
+            else:
+                run.go()
         except (KeyboardInterrupt, SystemExit):
             count = sum(len(known.records) for known in state.cells.values())
             text = f"interrupted; {opened.path} has {count} trials: the same command goes on"

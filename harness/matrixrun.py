@@ -160,9 +160,13 @@ class Run:
                 self.run_cell(cell, deadline, left)
             if left is not None:
                 left = max(0, left - len(known.counted(cell)))
+        self.finish(deadline)
+
+    def finish(self, deadline: Deadline | None) -> None:
+        """Note that the run has come to its end, when it has."""
         # What the time ended goes on the next time; what the number ended never will.
         if not _over(deadline) or all(self.state.of(cell.id).state for cell in self.cells):
-            self._keep({"ev": "end"})
+            self.keep({"ev": "end"})
 
     def run_cell(
         self, cell: Cell, deadline: Deadline | None = None, limit: int | None = None
@@ -178,7 +182,7 @@ class Run:
         self.progress(cell, len(before))
         try:
             prepared = self.runner.prepare(cell)
-            self._keep(
+            self.keep(
                 {
                     "ev": "prepared",
                     "cell": cell.id,
@@ -190,7 +194,7 @@ class Run:
             seeds = itertools.islice(known.missing(cell), wanted)
             ready = itertools.takewhile(lambda _: not _over(deadline), seeds)
             for record in self.runner.trials(cell, ready):
-                self._keep({"ev": "trial", "cell": cell.id, "trial": record})
+                self.keep({"ev": "trial", "cell": cell.id, "trial": record})
                 self.progress(cell, len(known.records))
         except StorageError:
             raise
@@ -207,9 +211,10 @@ class Run:
         kept = kept_bundles(known.counted(cell))
         bundles = [record["bundle"] for record in known.records.values()]
         self.runner.discard(path for path in bundles if path is not None and path not in kept)
-        self._keep({"ev": "cell", "cell": cell.id, "state": state, "why": why})
+        self.keep({"ev": "cell", "cell": cell.id, "state": state, "why": why})
 
-    def _keep(self, entry: Entry) -> None:
+    def keep(self, entry: Entry) -> None:
+        """Write an entry down, and take it into account."""
         self.sink.append(entry)
         self.state.apply(entry)
 

@@ -30,6 +30,7 @@ ROWS = (
     ("sweeptext",),
     ("catalogue",),
     ("matrixlab",),
+    ("matrixdask",),
     ("commands", "plugin"),
     ("sweepcommand", "kernelscommand", "matrixcommand"),
     ("cli",),
