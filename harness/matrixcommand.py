@@ -73,7 +73,9 @@ def matrix(arguments: argparse.Namespace) -> ExitStatus:
             planned, own, state,
             began=str(opened.header["began"]), ended=_now(), processors=os.cpu_count() or 1,
         )  # fmt: skip
-    return _tell(arguments.json, document, claim_lines(planned, own, document))
+    # What is another shard's is in the document, and no news here.
+    mine = [cell for cell in document.cells if cell.id in own]
+    return _tell(arguments.json, document, mine, claim_lines(planned, own, document))
 
 
 def merge(arguments: argparse.Namespace) -> ExitStatus:
@@ -83,7 +85,7 @@ def merge(arguments: argparse.Namespace) -> ExitStatus:
                          hint="`harness matrix merge OUT.json SHARD.json...`")  # fmt: skip
     out, *inputs = (Path(name) for name in arguments.inputs)
     merged = matrixdoc.merge({str(path): matrixdoc.load(path) for path in inputs})
-    status = _tell(out, merged)
+    status = _tell(out, merged, merged.cells)
     absent = matrixdoc.missing(merged)
     if absent:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
@@ -273,27 +275,32 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _tell(path: Path | None, document: Document, remarks: Sequence[str] = ()) -> ExitStatus:
+def _tell(
+    path: Path | None,
+    document: Document,
+    cells: Sequence[matrixdoc.Cell],
+    remarks: Sequence[str] = (),
+) -> ExitStatus:
     if path is not None:
         report.write_json(path, document.to_json())
     if str(path) != "-":
         out = commands.wide_console()
-        out.print(cell_table(document))
+        out.print(cell_table(document, cells))
         for text in (*cell_lines(document), *bug_lines(document), *remarks):
             out.print(text, markup=False, highlight=False, soft_wrap=True)
     return document.status
 
 
-def cell_table(document: Document) -> Table:
-    """Return what was seen of each variant on each kernel."""
-    columns = _columns(document)
+def cell_table(document: Document, cells: Sequence[matrixdoc.Cell]) -> Table:
+    """Return what was seen of each variant on each kernel, of some cells."""
+    columns = _columns(document, cells)
     table = Table(title="trials with a finding", title_justify="left", expand=False)
     table.add_column("module", no_wrap=True)
     table.add_column("variant", no_wrap=True)
     for label in columns.values():
         table.add_column(label, no_wrap=True, justify="right")
     rows: dict[tuple[str, str], dict[tuple[str, str, str], matrixdoc.Cell]] = {}
-    for cell in document.cells:
+    for cell in cells:
         rows.setdefault((cell.module, cell.variant), {})[_place(cell)] = cell
     for (module, variant), row in rows.items():
         table.add_row(module, variant, *(_shown(row.get(place)) for place in columns))
@@ -304,9 +311,11 @@ def _place(cell: matrixdoc.Cell) -> tuple[str, str, str]:
     return (cell.kernel, cell.profile, cell.lane)
 
 
-def _columns(document: Document) -> dict[tuple[str, str, str], str]:
+def _columns(
+    document: Document, cells: Sequence[matrixdoc.Cell]
+) -> dict[tuple[str, str, str], str]:
     """Return the table's columns with their heads, which say no more than tells them apart."""
-    places = list(dict.fromkeys(_place(cell) for cell in document.cells))
+    places = list(dict.fromkeys(_place(cell) for cell in cells))
     order = matrixdoc.kernel_order({place[0] for place in places}, document.kernels)
     places.sort(key=lambda place: (order[place[0]], place))
     several = [len({place[part] for place in places}) > 1 for part in range(3)]

@@ -157,7 +157,9 @@ def test_matrix_that_changed_meanwhile(capsys: pytest.CaptureFixture[str]) -> No
 def test_shards_merge_to_the_result_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert harness("m.yaml", "--json", "whole.json") == ExitStatus.OK
     assert harness("m.yaml", "--kernel", "6.12", "--json", "a.json") == ExitStatus.OK
-    assert "of 4 cells" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "of 4 cells" in shown.err
+    assert re.search(r"variant +┃ 6\.12 ┃\n", shown.out)
     assert harness("m.yaml", "--kernel", "5.10", "--json", "b.json") == ExitStatus.OK
     capsys.readouterr()
     assert harness("merge", "merged.json", "a.json", "b.json") == ExitStatus.OK
