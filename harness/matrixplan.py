@@ -164,8 +164,9 @@ class Matrix:
         return store.digest(
             {
                 "cells": [
-                    [cell.id, cell.plans, [cell.seeds.start, cell.seeds.stop], cell.promised,
-                     cell.stops, cell.skip]
+                    # No paths: they differ between machines, and reasons may hold some.
+                    [cell.id, cell.scenarios, [cell.seeds.start, cell.seeds.stop],
+                     cell.promised, cell.stops, cell.skip is not None]
                     for cell in self.cells
                 ],
                 "sources": [modules.sources_digest(modules.find_family(it)) for it in folders],

@@ -137,6 +137,8 @@ def test_module_and_scenario_of_one_s_own_lie_beside_the_file(tmp_path: Path) ->
     assert ids(made) == ["mine/good@6.1-kasan-det"]
     assert made.cells[0].scenarios == ("round",)
     before = made.digest
+    elsewhere = tmp_path / "mine" / ".." / "m.yaml"
+    assert matrixplan.load_matrix(elsewhere).digest == before
     (tmp_path / "mine" / "mine.c").write_text("int x;")
     assert matrixplan.load_matrix(file).digest != before
     (tmp_path / "mine" / "mine.c").write_text("")
