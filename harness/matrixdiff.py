@@ -25,6 +25,9 @@ class Change(enum.StrEnum):
     UNKNOWN = "not compared"
 
 
+_ORDER = (Change.NEW, Change.GONE, Change.UNKNOWN, Change.STILL)
+
+
 class Place(NamedTuple):
     """Where trials are run."""
 
@@ -59,7 +62,7 @@ def key(bug: Bug) -> tuple[str, str]:
 
 
 def compare(previous: Document, now: Document) -> tuple[Compared, ...]:
-    """Return all bugs of both, by module and title."""
+    """Return all bugs of both: what changed first, then by module and title."""
     old, new = ({key(bug): bug for bug in one.bugs} for one in (previous, now))
     ran_before, ran_now = _ran(previous), _ran(now)
     found = []
@@ -71,7 +74,7 @@ def compare(previous: Document, now: Document) -> tuple[Compared, ...]:
             found.append(_one_sided(after, None, Change.NEW, _seen(now, after), ran_before))
         elif before is not None:
             found.append(_one_sided(None, before, Change.GONE, _seen(previous, before), ran_now))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda one: _ORDER.index(one.change)))
 
 
 def _one_sided(

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import klog
-from harness.errors import GuestError
 from harness.verdict import Event, parse_report
 
 #: More than these are not drawn: nobody could tell them apart.
@@ -32,7 +31,6 @@ _LOADING = re.compile(
     r"(?m)^\[ {0,4}(\d{1,7})\.(\d{6})\](?:\[[^\]\n]{0,12}\])? "
     r"([\w-]{1,56}): loading out-of-tree module"
 )
-_TASK = re.compile(r"\bComm: (\S{1,15}) |\bby task (\S{1,15})/\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def read(title: str, program: str, console: bytes, report: bytes) -> Timeline | 
     last = max([begin, *(_ends(rows))])
     if end is not None and end >= last:
         if found is None:
-            rows = _with_finding(rows, Mark(end, f"{title} (seen by then)", finding=True), None)
+            rows = _with_finding(rows, Mark(end, f"{title} (seen by then)", finding=True), "audit")
             last = end
         elif end - begin <= 2 * (last - begin):
             last = end
@@ -148,8 +146,7 @@ def _moment(title: str, console: bytes) -> tuple[int | None, str | None]:
         if report.title == title:
             text = console[report.start : report.end].decode(errors="backslashreplace")
             stamp = _STAMP.search(text)
-            task = _TASK.search(text)
-            return stamp and _stamp_us(stamp), task and (task[1] or task[2])
+            return stamp and _stamp_us(stamp), report.task
     return None, None
 
 
@@ -211,13 +208,13 @@ def _actor_rows(actors: list[str], by_name: Mapping[str, list[Event]], begin: in
 
 
 def _with_finding(rows: list[Row], mark: Mark, task: str | None) -> list[Row]:
-    """Put the mark into the row of the task that it hit; else the kernel gets one."""
+    """Put the mark into the row of the task that it hit; any other gets a row of its own."""
     for number, row in enumerate(rows):
+        # The kernel knows a task by 15 bytes.
         if task is not None and row.sort == "actor" and row.name[:15] == task:
             marked = Row(row.name, row.sort, row.bars, (*row.marks, mark))
             return [*rows[:number], marked, *rows[number + 1 :]]
-    return [*rows, Row(task or "audit" if mark.label.endswith(")") else task or "kernel",
-                       "kernel", (), (mark,))]  # fmt: skip
+    return [*rows, Row(task or "kernel", "kernel", (), (mark,))]
 
 
 def _ends(rows: Iterable[Row]) -> Iterable[int]:

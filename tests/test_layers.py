@@ -11,23 +11,24 @@ import harness
 PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
-    ("errors", "resources", "kloglines", "rustnames"),
+    ("errors", "resources", "kloglines", "rustnames", "marktext"),
     ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates"),
     ("matrixdoc",),
-    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
+    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "matrixdiff",
+     "junit"),
     ("klogrules", "store", "elf", "scenario"),
     ("klogextent",),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace"),
     ("kernels", "image", "verdict", "points"),
-    ("modules", "keys", "template", "reach"),
+    ("modules", "keys", "template", "reach", "timeline"),
     ("accel", "guest", "trial"),
     ("bundle", "report", "klogview"),
-    ("lab",),
-    ("sweep",),
+    ("lab", "findingview"),
+    ("sweep", "htmlreport"),
     ("sweeptext",),
     ("catalogue",),
     ("commands", "plugin"),
-    ("sweepcommand",),
+    ("sweepcommand", "reportcommand"),
     ("cli",),
 )  # fmt: skip
 
