@@ -68,7 +68,7 @@ def view(title: str, folder: str | None, near: Path, sources: Sequence[Path]) ->
         if path is None:
             return FindingView("", None, None, (f"The bundle is not here: {folder}",))
         texts = bundle.read_texts(path)
-    except (HarnessError, OSError, ValueError) as error:
+    except (HarnessError, OSError) as error:
         return FindingView("", None, None, (f"The bundle cannot be read: {error}",))
     lacks = []
     decoded = section(texts.findings, title, texts.titles)

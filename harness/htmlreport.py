@@ -51,7 +51,7 @@ _STATES = {
 }
 
 #: What is to be looked at first.
-_URGENCY = ("wrong", "error", "untold", "not-run")
+_URGENCY = ("wrong", "error", "untold")
 
 
 def fate(cell: Cell) -> Fate:
@@ -133,9 +133,10 @@ def page(document: Document, view: View, previous: Document | None = None) -> st
         rows=_rows(document),
         states=_tally(document.cells),
         troubled=sorted(
-            (cell for cell in document.cells if cell.state != "done" or not cell.agrees),
+            (cell for cell in document.cells if fate(cell).style in _URGENCY),
             key=lambda cell: _URGENCY.index(fate(cell).style),
         ),
+        unrun=[cell for cell in document.cells if fate(cell).style == "not-run"],
         compared=compared,
         tally=None if compared is None else matrixdiff.tally(compared),
         previous=previous,

@@ -65,15 +65,16 @@ def compare(previous: Document, now: Document) -> tuple[Compared, ...]:
     """Return all bugs of both: what changed first, then by module and title."""
     old, new = ({key(bug): bug for bug in one.bugs} for one in (previous, now))
     ran_before, ran_now = _ran(previous), _ran(now)
+    seen_before, seen_now = _seen(previous), _seen(now)
     found = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before is not None and after is not None:
             found.append(Compared(name[1], name[0], Change.STILL, before, after))
         elif after is not None:
-            found.append(_one_sided(after, None, Change.NEW, _seen(now, after), ran_before))
+            found.append(_one_sided(after, None, Change.NEW, seen_now[name], ran_before))
         elif before is not None:
-            found.append(_one_sided(None, before, Change.GONE, _seen(previous, before), ran_now))
+            found.append(_one_sided(None, before, Change.GONE, seen_before[name], ran_now))
     return tuple(sorted(found, key=lambda one: _ORDER.index(one.change)))
 
 
@@ -104,19 +105,21 @@ def _ran(document: Document) -> dict[Place, int]:
     return {place: count for place, count in trials.items() if place not in unfinished}
 
 
-def _seen(document: Document, bug: Bug) -> set[Place]:
-    """Return where a bug was seen: by its trials, else, where none are kept, by its counts."""
-    seen = {
-        Place(trial.module, trial.variant, trial.kernel, trial.profile, trial.lane)
-        for trial in document.trials
-        if trial.module == bug.module and any(one.title == bug.title for one in trial.findings)
-    }
-    return seen or {
-        Place(bug.module, variant, count.kernel, count.profile, count.lane)
-        for variant in bug.variants
-        for count in bug.kernels
-        if count.hits
-    }
+def _seen(document: Document) -> dict[tuple[str, str], set[Place]]:
+    """Return where each bug was seen: by its trials, else, where none are kept, by its counts."""
+    seen: dict[tuple[str, str], set[Place]] = {key(bug): set() for bug in document.bugs}
+    for trial in document.trials:
+        place = Place(trial.module, trial.variant, trial.kernel, trial.profile, trial.lane)
+        for finding in trial.findings:
+            seen.setdefault((trial.module, finding.title), set()).add(place)
+    for bug in document.bugs:
+        seen[key(bug)] = seen[key(bug)] or {
+            Place(bug.module, variant, count.kernel, count.profile, count.lane)
+            for variant in bug.variants
+            for count in bug.kernels
+            if count.hits
+        }
+    return seen
 
 
 def tally(compared: Iterable[Compared]) -> dict[Change, int]:
