@@ -9,7 +9,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 WORKERS ?= 2
 
-.PHONY: all setup test test-fast lint fmt stress bench doctor clean
+.PHONY: all setup test test-fast lint fmt stress bench bench-sweep doctor clean
 
 all: test
 
@@ -47,6 +47,10 @@ stress: setup
 
 bench: setup
 	$(PYTHON) tools/bench.py
+
+# Hours: ten searches each of three kinds for every racy variant.
+bench-sweep: setup
+	$(PYTHON) tools/sweep_bench.py
 
 doctor: setup
 	$(VENV)/bin/harness doctor

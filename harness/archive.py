@@ -62,7 +62,14 @@ class Archive:
         # Proxies and certificates are the system's; its hooks are not for us.
         acquire = proc.run(["apt-config", "dump", "Acquire"], deadline=deadline).stdout
         (self.root / "etc/parts/acquire.conf").write_bytes(acquire)
-        self._apt("apt-get", "update", "-q", deadline=deadline)
+        try:
+            self._apt("apt-get", "update", "-q", deadline=deadline)
+        except CommandError as error:
+            raise InfrastructureError(
+                f"Debian's archive cannot be asked for {', '.join(self.suites)}",
+                evidence=error.evidence,
+                hint="what was built already works without it: `harness kernels` lists that",
+            ) from error
 
     def resolve(self, name: str, deadline: Deadline) -> Package:
         """Return the newest version of a package.
@@ -76,18 +83,34 @@ class Archive:
             raise InfrastructureError(
                 f"package {name}: not in {', '.join(self.suites)}", evidence=error.evidence
             ) from error
-        fields = dict(re.findall(r"^(\w+): (.*)$", shown, re.MULTILINE))
-        return Package(name, fields["Version"], fields["SHA256"], int(fields["Size"]))
+        return _package(name, shown)
+
+    def depends(self, package: Package, deadline: Deadline) -> tuple[str, ...]:
+        """Return the names of the packages that one depends on, the first of alternatives."""
+        shown = self._apt(
+            "apt-cache", "show", f"{package.name}={package.version}", deadline=deadline
+        )
+        line = re.search(r"^Depends: (.*)$", shown, re.MULTILINE)
+        words = line[1].split(", ") if line else []
+        return tuple(re.split(r"[ :(|]", word)[0] for word in words)
 
     def fetch(self, package: Package, into: Path, deadline: Deadline) -> Path:
         """Download a package; return the ``.deb``.
 
         apt verifies size and hash against the signed lists.
         """
-        self._apt(
-            "apt-get", "download", "-q", f"{package.name}={package.version}",
-            deadline=deadline, cwd=into,
-        )  # fmt: skip
+        try:
+            self._apt(
+                "apt-get", "download", "-q", f"{package.name}={package.version}",
+                deadline=deadline, cwd=into,
+            )  # fmt: skip
+        except CommandError as error:
+            raise InfrastructureError(
+                f"package {package.name} {package.version}: cannot be fetched",
+                evidence=error.evidence,
+                hint="the archive keeps newest versions only:"
+                " `harness kernels build --update` asks for that",
+            ) from error
         return next(into.glob(f"{package.name}_*.deb"))
 
     def _apt(self, *argv: str, deadline: Deadline, cwd: Path | None = None) -> str:
@@ -105,6 +128,8 @@ class Archive:
             "APT::Get::List-Cleanup": "false",
             "APT::Sandbox::User": "root",
             "Acquire::Retries": "3",
+            "Acquire::http::Timeout": "30",
+            "Acquire::https::Timeout": "30",
             # A mirror that answers nothing must not make `update` succeed.
             "APT::Update::Error-Mode": "any",
         }
@@ -112,6 +137,11 @@ class Archive:
         for name, value in options.items():
             words += ["-o", f"{name}={value}"]
         return proc.run([*words, *argv[1:]], deadline=deadline, cwd=cwd).stdout.decode()
+
+
+def _package(name: str, shown: str) -> Package:
+    fields = dict(re.findall(r"^(\w+): (.*)$", shown, re.MULTILINE))
+    return Package(name, fields["Version"], fields["SHA256"], int(fields["Size"]))
 
 
 def unpack(deb: Path, into: Path, deadline: Deadline) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import __version__, commands, reportcommand, sweepcommand
+from harness import __version__, commands, kernelscommand, reportcommand, sweepcommand
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
@@ -125,6 +125,7 @@ def _parser() -> _Parser:
     call.add_argument("command", nargs="*", help="run this instead of a shell")
     _add_kernel(call)
 
+    _add_kernels(calls)
     _add_report(calls)
 
     call = _call(calls, "klog", commands.klog, "find the reports in kernel logs")
@@ -136,6 +137,28 @@ def _parser() -> _Parser:
     call.add_argument("--modules", type=Path, metavar="DIR",
                       help="its modules with debug information, or a bundle's folder")  # fmt: skip
     return parser
+
+
+def _add_kernels(calls: argparse._SubParsersAction[_Parser]) -> None:
+    call = _call(calls, "kernels", kernelscommand.list_kernels,
+                 "list kernels; build them; remove what is not needed")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    below = call.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+
+    call = _call(below, "build", kernelscommand.build, "build kernels that are not built yet")
+    call.add_argument("name", nargs="*", help="kernel or file (default: all of the profile)")
+    call.add_argument("--profile", default=DEFAULT_PROFILE, help=f"default: {DEFAULT_PROFILE}")
+    call.add_argument("--update", action="store_true",
+                      help="ask Debian's archive for newer versions first")  # fmt: skip
+
+    call = _call(below, "prune", kernelscommand.prune, "remove what is stale or not needed")
+    call.add_argument("--sources", action="store_true",
+                      help="also source trees of which no kernel is left")  # fmt: skip
+    call.add_argument("--unfinished", action="store_true",
+                      help="also builds that were interrupted and could go on")  # fmt: skip
+    call.add_argument("--unused", type=float, default=7.0, metavar="DAYS",
+                      help="also modules and saved guests unused so long (default: 7)")  # fmt: skip
+    call.add_argument("--dry-run", action="store_true", help="say it and remove nothing")
 
 
 def _call(

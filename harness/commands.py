@@ -62,6 +62,7 @@ def doctor(arguments: argparse.Namespace) -> ExitStatus:
         announce(made, arguments, progress.console)
         kernel = made.kernel(arguments.kernel, arguments.profile)
         table.add_row("kernel", f"{kernel.release} from {kernel.version}, {kernel.compiler}")
+        table.add_row("it finds", ", ".join(kernel.detectors) or "nothing")
         probes = made.probes(arguments.kernel, arguments.profile)
         for probe in probes:
             state = "works" if probe.works else "does not work"
@@ -248,11 +249,10 @@ def announce(made: Lab, arguments: argparse.Namespace, console: Console) -> None
     recipe = kernels.load_recipe(arguments.kernel, arguments.profile)
     if kernels.find_kernel(made.cache, recipe) is None:
         minutes = kernels.estimate_s(recipe) / 60
-        console.print(
-            f"kernel {recipe.label} is not built yet: about {minutes:.0f} minutes on "
-            f"{os.cpu_count()} processors, once",
-            highlight=False,
-        )
+        how = f"about {minutes:.0f} minutes on {os.cpu_count()} processors"
+        if not recipe.is_compiled:
+            how = "taken as it is"
+        console.print(f"kernel {recipe.label} is not here yet: {how}, once", highlight=False)
 
 
 @contextlib.contextmanager

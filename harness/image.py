@@ -6,6 +6,7 @@ It holds no key: the same image is the same bytes on every machine.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -55,22 +56,12 @@ def build_image(
     deadline = Deadline.after(_LIMIT_S)
     packages_key, packages = _packages(cache, progress, deadline)
     executor_source = data_dir("images") / "executor"
-    executor_key = store.digest(
-        {"source": store.digest_tree(executor_source), "compiler": _compiler(deadline)}
-    )
+    executor_key = _executor_key(executor_source, deadline)
     executor = cache.build(
         "executor", executor_key, lambda into: _compile(executor_source, into, progress),
         deadline=deadline,
     )  # fmt: skip
-    key = store.digest(
-        {
-            "recipe": RECIPE_VERSION,
-            "packages": packages_key,
-            "executor": store.digest_file(executor / "executor"),
-            "initramfs": store.digest_tree(data_dir("images") / "initramfs"),
-            "audit": audit.specification(),
-        }
-    )
+    key = _image_key(packages_key, executor)
 
     def make(into: Path) -> None:
         progress("building the guest's image", None)
@@ -80,6 +71,51 @@ def build_image(
 
     path = cache.build("image", key, make, deadline=deadline)
     return Image(key, path / "initrd", packages, executor / "executor")
+
+
+def with_extra(cache: store.Store, image: Image, extra: Path, kernel_key: str) -> Image:
+    """Return the image with an archive behind it that the guest unpacks, too."""
+    key = key_with_extra(image.key, kernel_key)
+
+    def make(into: Path) -> None:
+        (into / "initrd").write_bytes(image.initrd.read_bytes() + extra.read_bytes())
+
+    path = cache.build("image", key, make, deadline=Deadline.after(_LIMIT_S))
+    return dataclasses.replace(image, key=key, initrd=path / "initrd")
+
+
+def key_with_extra(image_key: str, kernel_key: str) -> str:
+    """Return the name of an image with a kernel's archive behind it."""
+    return store.digest({"image": image_key, "kernel": kernel_key})
+
+
+def current_keys(cache: store.Store) -> dict[str, str]:
+    """Return the names of what guests are made of now, by kind; nothing if not all is built."""
+    deadline = Deadline.after(_LIMIT_S)
+    resolved = _load_resolved(cache.root / "resolved" / "image.json")
+    executor_key = _executor_key(data_dir("images") / "executor", deadline)
+    executor = cache.find("executor", executor_key)
+    if resolved is None or executor is None:
+        return {}
+    packages_key = _packages_key(resolved)
+    key = _image_key(packages_key, executor)
+    return {"packages": packages_key, "executor": executor_key, "image": key}
+
+
+def _executor_key(source: Path, deadline: Deadline) -> str:
+    return store.digest({"source": store.digest_tree(source), "compiler": _compiler(deadline)})
+
+
+def _image_key(packages_key: str, executor: Path) -> str:
+    return store.digest(
+        {
+            "recipe": RECIPE_VERSION,
+            "packages": packages_key,
+            "executor": store.digest_file(executor / "executor"),
+            "initramfs": store.digest_tree(data_dir("images") / "initramfs"),
+            "audit": audit.specification(),
+        }
+    )
 
 
 def _compiler(deadline: Deadline) -> str:

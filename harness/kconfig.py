@@ -33,6 +33,18 @@ def parse(text: str) -> dict[str, str]:
     return options
 
 
+def parse_strictly(text: str) -> dict[str, str]:
+    """Like :func:`parse`, for a fragment that a person wrote.
+
+    Raises:
+        ValueError: a line is neither an option nor a comment; starts with its number.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        if not _ASSIGNMENT.match(line) and line.strip() and not line.startswith("#"):
+            raise ValueError(f"{number}: not an option: {line[:60]}")
+    return parse(text)
+
+
 def merge(fragments: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Return all options of several fragments; the later one wins."""
     merged: dict[str, str] = {}

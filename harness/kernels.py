@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels: what is known, how one is built, and where it lies in the cache.
+"""Kernels: how one is built, and where it lies in the cache.
 
-A kernel is data: ``images/kernels/<name>.yaml`` says where its source comes
-from and ``images/profiles/<name>.yaml`` which fragments it is configured with.
-What was built is recorded beside it in ``kernel.json``.
+What there is to build, :mod:`harness.kernelfiles` says. A kernel that is compiled
+here is compiled in a folder that an interruption leaves behind, so that the next
+attempt goes on where that one was. What was built is recorded beside it in
+``kernel.json``.
 """
 
 from __future__ import annotations
@@ -15,36 +16,38 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import kconfig, proc, store
-from harness.archive import Archive, Package, unpack
+from harness import kconfig, kernelfiles, proc, readymade, sources, store
 from harness.deadline import Deadline
-from harness.errors import CommandError, InfrastructureError, KernelBuildError, UsageError
-from harness.resources import data_dir
+from harness.errors import CommandError, InfrastructureError, KernelBuildError
+from harness.kernelfiles import DEFAULT_KERNEL as DEFAULT_KERNEL
+from harness.kernelfiles import DEFAULT_PROFILE as DEFAULT_PROFILE
+from harness.kernelfiles import DebianImage, Recipe, Tree
+from harness.kernelfiles import load_recipe as load_recipe
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_KERNEL = "6.1"
-DEFAULT_PROFILE = "kasan"
 
 #: Part of every kernel's key: raise it when the way of building changes.
 RECIPE_VERSION = "1"
 
 #: A build on one slow core; a bound, not an estimate.
 BUILD_LIMIT_S = 3 * 3600.0
-#: The same for fetching and unpacking a source package.
-FETCH_LIMIT_S = 1800.0
 #: What one step of make takes on one processor, and fetching and unpacking, measured.
 _STEP_S = 0.5
 _FETCH_S = 60.0
 #: Source tree, objects of one build and the result, MiB; said before it starts.
 BUILD_SPACE_MIB = 4000
+#: The same for the packages of a binary kernel.
+BINARY_SPACE_MIB = 1500
 
+_KIND = "kernel"
+#: Where a kernel is compiled, beside the place where it will be.
+UNFINISHED = ".unfinished-"
+#: In that folder, once it is configured.
+_CONFIGURED = "configured"
 #: Compiler and clock leave no trace in what is built.
 _REPRODUCIBLE = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 2026",
@@ -59,23 +62,6 @@ _COMPILER_ERROR = re.compile(
 
 Progress = Callable[[str, float | None], None]
 """Called with what is going on and how much of it is done (0 to 1, or None)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a kernel is made from: one kernel file and one profile file."""
-
-    name: str
-    profile: str
-    package: str
-    suites: tuple[str, ...]
-    options: tuple[tuple[str, str], ...]
-    #: Lines that make prints in a whole build, for the progress display.
-    steps: int
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}-{self.profile}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +81,28 @@ class Kernel:
     key: str
     path: Path
     source: Path
+    #: Kernel arguments beside those of every guest.
+    arguments: tuple[str, ...] = ()
+    #: What can be found in it: names as in :func:`harness.kernelfiles.detectors`.
+    detectors: tuple[str, ...] = ()
+    #: What make needs to be told to compile a module for it.
+    make_variables: tuple[str, ...] = ()
 
     @property
     def bzimage(self) -> Path:
         return self.path / "bzImage"
 
     @property
-    def vmlinux(self) -> Path:
-        return self.path / "build" / "vmlinux"
+    def vmlinux(self) -> Path | None:
+        """The kernel with debug information; a binary that Debian made has none."""
+        path = self.path / "build" / "vmlinux"
+        return path if path.is_file() else None
+
+    @property
+    def extra(self) -> Path | None:
+        """An archive that the guest unpacks after its image, or None."""
+        path = self.path / readymade.EXTRA
+        return path if path.is_file() else None
 
     @property
     def build(self) -> Path:
@@ -110,61 +110,42 @@ class Kernel:
         return self.path / "build"
 
 
-def known_kernels() -> tuple[str, ...]:
-    """Return the names of the kernels that have a file, oldest first."""
-    names = (path.stem for path in (data_dir("images") / "kernels").glob("*.yaml"))
-    return tuple(sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)]))
-
-
-def known_profiles() -> tuple[str, ...]:
-    """Return the names of the profiles that have a file."""
-    return tuple(sorted(path.stem for path in (data_dir("images") / "profiles").glob("*.yaml")))
-
-
-def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> Recipe:
-    """Read what a kernel is made from.
+def find_kernel(cache: store.Store, recipe: Recipe) -> Kernel | None:
+    """Return a kernel that is built already and up to date, or None; needs no network.
 
     Raises:
-        UsageError: no such kernel or profile; lists the known ones.
+        UsageError: a developer's tree was not built, or lacks what the profile needs.
     """
-    if name not in known_kernels():
-        raise UsageError(f"kernel {name!r}: unknown; known: {', '.join(known_kernels())}")
-    if profile not in known_profiles():
-        raise UsageError(f"profile {profile!r}: unknown; known: {', '.join(known_profiles())}")
-    images = data_dir("images")
-    kernel = _read_yaml(images / "kernels" / f"{name}.yaml")
-    settings = _read_yaml(images / "profiles" / f"{profile}.yaml")
-    options = kconfig.merge(
-        kconfig.parse((images / "fragments" / f"{fragment}.config").read_text())
-        for fragment in settings["fragments"]
-    )
-    for option in kernel.get("lacks", ()):
-        options.pop(option, None)
-    return Recipe(
-        name=name,
-        profile=profile,
-        package=kernel["package"],
-        suites=tuple(kernel["suites"]),
-        options=tuple(sorted(options.items())),
-        steps=settings["steps"],
-    )
+    key = current_key(cache, recipe)
+    path = None if key is None else cache.find(_KIND, key)
+    return None if path is None else load_kernel(cache, recipe, path)
 
 
-def find_kernel(cache: store.Store, recipe: Recipe) -> Kernel | None:
-    """Return a kernel that is built already and up to date, or None; needs no network."""
-    package = _load_resolved(cache, recipe)
-    if package is None:
-        return None
-    key = _kernel_key(recipe, package)
-    path = cache.find("kernel", key)
-    return None if path is None else load_kernel(path, cache)
-
-
-def load_kernel(path: Path, cache: store.Store) -> Kernel:
+def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
     """Read the record of a built kernel."""
     record = json.loads((path / "kernel.json").read_text())
-    source = cache.root / "source" / record.pop("source_key") / "linux"
-    return Kernel(**record, path=path, source=source)
+    source_key, source = record.pop("source_key", None), record.pop("source", "")
+    record.pop("file", None)
+    arguments = recipe.arguments
+    if (path / readymade.EXTRA).is_file():
+        arguments += (f"rdinit={readymade.EARLY_INIT}",)
+    config = kconfig.parse((path / "build" / ".config").read_text())
+    if config.get("CONFIG_RANDOMIZE_BASE") == "y":
+        # One address for one symbol, in every boot.
+        arguments += ("nokaslr",)
+    told = recipe.compiler != "gcc" or not recipe.is_compiled
+    variables = [f"CC={recipe.compiler}"] if told else []
+    if isinstance(recipe.origin, DebianImage):
+        # It would be made from the kernel's, which the headers do not have.
+        variables.append("CONFIG_DEBUG_INFO_BTF_MODULES=")
+    return Kernel(
+        **record,
+        path=path,
+        source=cache.root / "source" / source_key / "linux" if source_key else path / source,
+        arguments=arguments,
+        detectors=kernelfiles.detectors(config, arguments),
+        make_variables=tuple(variables),
+    )
 
 
 def build_kernel(
@@ -176,32 +157,75 @@ def build_kernel(
         KernelBuildError: it does not configure or compile; carries the first error.
         StorageError: the disk is full.
         InfrastructureError: the archive cannot be reached.
+        UsageError: its source is not what its file says.
     """
     found = find_kernel(cache, recipe)
     if found is not None:
         return found
     deadline = Deadline.after(BUILD_LIMIT_S)
-    if store.free_mib(cache.root) < BUILD_SPACE_MIB:
-        raise store.no_space(cache.root, needed_mib=BUILD_SPACE_MIB)
-    package = _resolve(cache, recipe, progress)
-    source_key = store.digest({"package": package.name, "sha256": package.sha256})
-    source = cache.build(
-        "source", source_key, lambda into: _fetch_source(cache, recipe, package, into, progress),
-        deadline=deadline, on_wait=lambda text: progress(text, None),
-    )  # fmt: skip
-    key = _kernel_key(recipe, package)
+    needed_mib = needed_space_mib(recipe)
+    if store.free_mib(cache.root) < needed_mib:
+        raise store.no_space(cache.root, needed_mib=needed_mib)
+    make: Callable[[Path], None]
+    if isinstance(recipe.origin, Tree):
+        key = _readymade_key(recipe, readymade.tree_inputs(recipe))
+
+        def make(into: Path) -> None:
+            _record(recipe, into, key, readymade.fill_from_tree(recipe, into))
+    elif isinstance(recipe.origin, DebianImage):
+        parts = readymade.resolve_parts(cache, recipe.origin, progress)
+        key = _parts_key(recipe, parts)
+
+        def make(into: Path) -> None:
+            facts = readymade.fill_from_packages(cache, recipe, parts, into, progress)
+            _record(recipe, into, key, facts)
+    else:
+        # Before a source is fetched for a compiler that is not there.
+        compiler_version(recipe.compiler)
+        source, tree = sources.get_source(cache, recipe, progress, deadline)
+        cache.use(tree.parent)
+        key = _source_key(recipe, source)
+        unfinished = cache.root / _KIND / f"{UNFINISHED}{key}"
+
+        def make(into: Path) -> None:
+            _make_kernel(recipe, tree, unfinished, into, progress)
+            version = source.package.version if source.package else sources.tree_version(tree)
+            release = (into / "build/include/config/kernel.release").read_text().strip()
+            facts = {"release": release, "version": version, "source_key": source.key}
+            _record(recipe, into, key, facts)
+
     path = cache.build(
-        "kernel",
-        key,
-        lambda into: _make_kernel(recipe, package, source / "linux", into, progress, key),
-        deadline=deadline,
-        on_wait=lambda text: progress(text, None),
+        _KIND, key, make, deadline=deadline, on_wait=lambda text: progress(text, None)
     )
-    return load_kernel(path, cache)
+    return load_kernel(cache, recipe, path)
+
+
+def needed_space_mib(recipe: Recipe) -> int:
+    """Return the room on the disk that making a kernel takes, MiB."""
+    if recipe.is_compiled:
+        return BUILD_SPACE_MIB
+    return BINARY_SPACE_MIB if isinstance(recipe.origin, DebianImage) else 100
+
+
+def current_key(cache: store.Store, recipe: Recipe) -> str | None:
+    """Return the name that a kernel has in the cache, or None when only the network knows.
+
+    Raises:
+        UsageError: a developer's tree was not built, or lacks what the profile needs.
+    """
+    if isinstance(recipe.origin, Tree):
+        return _readymade_key(recipe, readymade.tree_inputs(recipe))
+    if isinstance(recipe.origin, DebianImage):
+        parts = readymade.find_parts(cache, recipe.origin)
+        return None if parts is None else _parts_key(recipe, parts)
+    source = sources.find_source(cache, recipe)
+    return None if source is None else _source_key(recipe, source)
 
 
 def estimate_s(recipe: Recipe) -> float:
-    """Return about how long building a kernel takes here, seconds."""
+    """Return about how long making a kernel takes here, seconds."""
+    if not recipe.is_compiled:
+        return _FETCH_S if isinstance(recipe.origin, DebianImage) else 1.0
     return recipe.steps * _STEP_S / (os.cpu_count() or 1) + _FETCH_S
 
 
@@ -220,136 +244,110 @@ def first_error(output: str) -> str:
     return "\n".join(lines[-10:])
 
 
-def compiler_version() -> str:
+def compiler_version(program: str = "gcc") -> str:
     """Return the first line of ``gcc --version``."""
-    proc.require_program("gcc", "gcc")
-    shown = proc.run(["gcc", "--version"], deadline=Deadline.after(60)).stdout.decode()
+    proc.require_program(program, program)
+    shown = proc.run([program, "--version"], deadline=Deadline.after(60)).stdout.decode()
     return shown.splitlines()[0]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: not a mapping")
-    return content
-
-
-def _kernel_key(recipe: Recipe, package: Package) -> str:
+def _source_key(recipe: Recipe, source: sources.Source) -> str:
     return store.digest(
         {
             "recipe": RECIPE_VERSION,
             "name": recipe.name,
             "profile": recipe.profile,
             "options": json.dumps(recipe.options),
-            "source": package.sha256,
-            "compiler": compiler_version(),
+            "source": source.sha256,
+            "compiler": compiler_version(recipe.compiler),
             "environment": json.dumps(_REPRODUCIBLE),
         }
     )
 
 
-def _resolved_path(cache: store.Store, recipe: Recipe) -> Path:
-    return cache.root / "resolved" / f"{recipe.package}.json"
+def _parts_key(recipe: Recipe, parts: readymade.Parts) -> str:
+    packages = {package.name: package.sha256 for package in parts.everything}
+    return _readymade_key(recipe, {**packages, "modules": " ".join(recipe.modules)})
 
 
-def _load_resolved(cache: store.Store, recipe: Recipe) -> Package | None:
-    try:
-        return Package(**json.loads(_resolved_path(cache, recipe).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-def _resolve(cache: store.Store, recipe: Recipe, progress: Progress) -> Package:
-    """Return the newest version of the source package, remembered after the first time."""
-    known = _load_resolved(cache, recipe)
-    if known is not None and cache.find(
-        "source", store.digest({"package": known.name, "sha256": known.sha256})
-    ):
-        return known
-    progress(f"asking Debian's archive for the newest {recipe.package}", None)
-    deadline = Deadline.after(FETCH_LIMIT_S)
-    archive = Archive(cache.root / "apt" / "-".join(recipe.suites), recipe.suites)
-    with cache.lock("apt", deadline):
-        archive.update(deadline)
-        package = archive.resolve(recipe.package, deadline)
-    store.write_atomically(_resolved_path(cache, recipe), json.dumps(asdict(package)).encode())
-    return package
-
-
-def _fetch_source(
-    cache: store.Store, recipe: Recipe, package: Package, into: Path, progress: Progress
-) -> None:
-    deadline = Deadline.after(FETCH_LIMIT_S)
-    archive = Archive(cache.root / "apt" / "-".join(recipe.suites), recipe.suites)
-    progress(f"fetching {package.name} {package.version} ({package.size_bytes >> 20} MiB)", None)
-    with cache.lock("apt", deadline):
-        deb = archive.fetch(package, into, deadline)
-    progress(f"unpacking {package.name} {package.version}", None)
-    unpack(deb, into / "deb", deadline)
-    deb.unlink()
-    tarball = next((into / "deb" / "usr" / "src").glob("linux-source-*.tar.xz"))
-    (into / "linux").mkdir()
-    proc.run(
-        ["tar", "-xf", str(tarball), "-C", str(into / "linux"), "--strip-components=1"],
-        deadline=deadline,
+def _readymade_key(recipe: Recipe, inputs: Mapping[str, str]) -> str:
+    return store.digest(
+        {
+            "recipe": RECIPE_VERSION,
+            "name": recipe.name,
+            "profile": recipe.profile,
+            "inputs": json.dumps(dict(inputs), sort_keys=True),
+            # What its modules are compiled with is for the caller to see in their key.
+            "compiler": compiler_version(recipe.compiler),
+        }
     )
-    shutil.rmtree(into / "deb")
 
 
-def _make_kernel(
-    recipe: Recipe, package: Package, source: Path, into: Path, progress: Progress, key: str
-) -> None:
-    build = into / "build"
-    build.mkdir()
-    _configure(recipe, source, build, progress)
-    _compile(recipe, source, build, progress)
-    shutil.copyfile(build / "arch/x86/boot/bzImage", into / "bzImage")
-    release = (build / "include/config/kernel.release").read_text().strip()
-    _strip_build_tree(build)
-    # The build tree names the place it was configured in; it is about to move.
-    _relocate(build, into)
-    config = build / ".config"
+def _record(recipe: Recipe, into: Path, key: str, facts: Mapping[str, Any]) -> None:
     record = {
+        "file": str(recipe.file),
         "name": recipe.name,
         "profile": recipe.profile,
-        "release": release,
-        "version": package.version,
-        "compiler": compiler_version(),
-        "config_sha256": store.digest_file(config),
+        **facts,
+        "compiler": compiler_version(recipe.compiler),
+        "config_sha256": store.digest_file(into / "build" / ".config"),
         "key": key,
-        "source_key": source.parent.name,
     }
     (into / "kernel.json").write_text(json.dumps(record, indent=1))
 
 
-def make_command(source: Path, build: Path, *words: str) -> list[str]:
+def _make_kernel(
+    recipe: Recipe, source: Path, unfinished: Path, into: Path, progress: Progress
+) -> None:
+    """Configure and compile a kernel; what an interrupted attempt has left is used."""
+    build = unfinished / "build"
+    if not (unfinished / _CONFIGURED).is_file():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        build.mkdir(parents=True)
+        _configure(recipe, source, build, progress)
+        (unfinished / _CONFIGURED).touch()
+    _compile(recipe, source, build, progress)
+    build.rename(into / "build")
+    shutil.rmtree(unfinished)
+    build = into / "build"
+    shutil.copyfile(build / "arch/x86/boot/bzImage", into / "bzImage")
+    _strip_build_tree(build)
+    # The build tree names the place it was configured in; it has moved.
+    _relocate(build, unfinished)
+
+
+def make_command(source: Path, build: Path, compiler: str, *words: str) -> list[str]:
     """Return the argv that calls the kernel's make out of tree."""
     # Paths in the debug information are those of the kernel tree, on every machine.
     prefix = f"KCFLAGS=-ffile-prefix-map={source}/="
-    return ["make", "-C", str(source), f"O={build}", prefix, *words]
+    told = [] if compiler == "gcc" else [f"CC={compiler}"]
+    return ["make", "-C", str(source), f"O={build}", prefix, *told, *words]
 
 
 def _configure(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:
     progress(f"configuring {recipe.label}", None)
-    deadline = Deadline.after(FETCH_LIMIT_S)
+    deadline = Deadline.after(sources.FETCH_LIMIT_S)
     wanted: Mapping[str, str] = dict(recipe.options)
     try:
-        proc.run(make_command(source, build, "tinyconfig"), deadline=deadline)
+        proc.run(make_command(source, build, recipe.compiler, "tinyconfig"), deadline=deadline)
         with (build / ".config").open("a") as file:
             for option, value in wanted.items():
                 unset = f"# {option} is not set\n"
                 file.write(unset if value == "n" else f"{option}={value}\n")
-        proc.run(make_command(source, build, "olddefconfig"), deadline=deadline)
+        proc.run(make_command(source, build, recipe.compiler, "olddefconfig"), deadline=deadline)
     except CommandError as error:
         raise KernelBuildError(
-            f"kernel {recipe.label}: configuration failed", evidence=first_error(error.evidence)
+            f"kernel {recipe.label}: configuration failed",
+            evidence=first_error(error.evidence),
+            hint=_compiler_hint(recipe, error.evidence),
         ) from error
     kconfig.require(wanted, kconfig.parse((build / ".config").read_text()), source)
 
 
 def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:
     jobs = os.cpu_count() or 1
-    steps = 0
+    # make says only what it still does.
+    steps = before = sum(1 for _ in build.rglob(".*.cmd"))
     started = time.monotonic()
 
     def count(line: bytes) -> None:
@@ -358,7 +356,7 @@ def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> N
             steps += 1
             done = min(steps / recipe.steps, 0.999)
             elapsed = time.monotonic() - started
-            left = elapsed / done * (1 - done)
+            left = elapsed / max(steps - before, 1) * recipe.steps * (1 - done)
             progress(
                 f"building {recipe.label} ({steps} of about {recipe.steps} steps, "
                 f"about {left / 60:.0f} min to go)",
@@ -366,7 +364,7 @@ def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> N
             )
 
     done = proc.run(
-        make_command(source, build, f"-j{jobs + 1}", "bzImage", "modules"),
+        make_command(source, build, recipe.compiler, f"-j{jobs + 1}", "bzImage", "modules"),
         deadline=Deadline.after(BUILD_LIMIT_S), env=_REPRODUCIBLE, check=False,
         on_line=count, merge_stderr=True,
     )  # fmt: skip
@@ -374,8 +372,19 @@ def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> N
         raise KernelBuildError(
             f"kernel {recipe.label}: compilation failed after {steps} steps",
             evidence=first_error(done.stdout.decode(errors="replace")),
+            hint=_compiler_hint(recipe, done.stdout.decode(errors="replace")),
         )
     logger.info("%s: %d steps in %.0f s", recipe.label, steps, time.monotonic() - started)
+
+
+def _compiler_hint(recipe: Recipe, output: str) -> str | None:
+    """Return what to do when it may be the compiler that a kernel does not like."""
+    if "is too old" not in output and "gcc" not in output and "error:" not in output:
+        return None
+    return (
+        f"the compiler was {compiler_version(recipe.compiler)}; another one is named by"
+        f" `compiler: gcc-12` in {recipe.file.name}"
+    )
 
 
 def _strip_build_tree(build: Path) -> None:

@@ -34,7 +34,7 @@ from harness import plan as plans
 from harness.errors import UsageError
 from harness.exectrace import Visit
 from harness.guest import ssh_template
-from harness.image import Image, build_image
+from harness.image import Image, build_image, with_extra
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE, Kernel
 from harness.keys import Keys
 from harness.machine import Accelerator, Lane, Trace
@@ -84,17 +84,32 @@ class Lab:
     @functools.cache  # noqa: B019 - a lab lives as long as its process
     def kernel(self, name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> Kernel:
         """Return a built kernel."""
-        return kernels.build_kernel(self.cache, kernels.load_recipe(name, profile), self.progress)
+        recipe = kernels.load_recipe(name, profile)
+        kernel = kernels.build_kernel(self.cache, recipe, self.progress)
+        self.cache.use(kernel.path)
+        return kernel
 
     @functools.cache  # noqa: B019
     def image(self) -> Image:
         """Return the guest's image."""
-        return build_image(self.cache, self.progress)
+        image = build_image(self.cache, self.progress)
+        self.cache.use(image.initrd.parent)
+        return image
+
+    @functools.cache  # noqa: B019
+    def image_for(self, name: str, profile: str) -> Image:
+        """Return the image that a kernel's guests boot: with modules of its own, if it has any."""
+        kernel = self.kernel(name, profile)
+        if kernel.extra is None:
+            return self.image()
+        image = with_extra(self.cache, self.image(), kernel.extra, kernel.key)
+        self.cache.use(image.initrd.parent)
+        return image
 
     @functools.cache  # noqa: B019
     def probes(self, name: str, profile: str) -> tuple[accel.Probe, ...]:
         """Return what became of each accelerator."""
-        kernel, image = self.kernel(name, profile), self.image()
+        kernel, image = self.kernel(name, profile), self.image_for(name, profile)
         return accel.probe(self.cache, kernel, image, find_qemu(), self.progress)
 
     @functools.cache  # noqa: B019
@@ -104,7 +119,8 @@ class Lab:
         if lane is Lane.SMP and accel.may_work():
             accelerator = accel.best(self.probes(name, profile))
         kernel = self.kernel(name, profile)
-        return Base(kernel, self.image(), find_qemu(), lane, accelerator, leaks)
+        image = self.image_for(name, profile)
+        return Base(kernel, image, find_qemu(), lane, accelerator, leaks)
 
     @functools.cache  # noqa: B019
     def booted(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Template:
@@ -122,7 +138,9 @@ class Lab:
         """Return a compiled variant of a module family."""
         family = modules.find_family(folder)
         kernel = self.kernel(name, profile)
-        return modules.build_module(self.cache, family, variant, kernel, self.progress)
+        module = modules.build_module(self.cache, family, variant, kernel, self.progress)
+        self.cache.use(module.ko.parent)
+        return module
 
     @functools.cache  # noqa: B019
     def subject(self, folder: str, variant: str, name: str, profile: str, lane: Lane) -> Subject:
@@ -143,14 +161,15 @@ class Lab:
     def trial(self, subject: Subject, plan: Scenario, seed: int) -> Trial:
         """Return a trial of a subject: a scenario with a seed.
 
-        Leaks are looked for with seed 0 only: whether memory
+        Leaks are looked for with seed 0 only, and where the kernel can: whether memory
         is lost does not hang on the schedule, and looking takes long.
         """
         compiled = scenario_compile.compile_program(
             plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
         )
         compiled = program.load_first(compiled, _needs(subject.module))
-        compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and seed == 0)
+        can = "kmemleak" in self.kernel(subject.kernel, subject.profile).detectors
+        compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and can and seed == 0)
         return self._trial(subject, plan, compiled)
 
     def parked_trial(

@@ -118,6 +118,8 @@ class Machine:
     #: Let the host reach the guest's SSH server on a loopback port.
     ssh: bool = False
     trace: Trace | None = None
+    #: Kernel arguments beside those of every guest; a later one of a name wins.
+    arguments: tuple[str, ...] = ()
 
     def argv(self, *, qmp_fd: int, report: str) -> list[str]:
         """Return QEMU's command line.
@@ -138,7 +140,9 @@ class Machine:
             "-seed", "1", "-rtc", "base=2026-01-01,clock=vm",
             *self._processor(),
             "-kernel", str(self.bzimage), "-initrd", str(self.initrd),
-            "-append", " ".join([*_KERNEL_ARGUMENTS, f"kmemleak={'on' if self.leaks else 'off'}"]),
+            "-append", " ".join([
+                *_KERNEL_ARGUMENTS, f"kmemleak={'on' if self.leaks else 'off'}", *self.arguments,
+            ]),
             # The console is a file: a socket pushes back, and turns into
             # interrupts at host time.
             "-chardev", f"file,id=console,path={_escape(self.console)}",

@@ -247,6 +247,7 @@ def build_module(
     def make(into: Path) -> None:
         progress(f"compiling {family.name} {variant} for {kernel.release}", None)
         _compile(family, variant, kernel, into)
+        store.note_made_from(into, kernel=kernel.key)
 
     deadline = Deadline.after(2 * _BUILD_LIMIT_S)
     path = cache.build("module", key, make, deadline=deadline)
@@ -453,7 +454,8 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
             copied.add(target)
     work = tree / family.folder.name
     done = proc.run(
-        ["make", "-C", str(kernel.build), f"M={work}", f"KMH_VARIANT={variant}",
+        ["make", "-C", str(kernel.build), *kernel.make_variables,
+         f"M={work}", f"KMH_VARIANT={variant}",
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
         deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip

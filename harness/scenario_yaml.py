@@ -89,9 +89,11 @@ class Document:
         try:
             return model.model_validate(self.value if value is ... else value)
         except pydantic.ValidationError as error:
-            raise self._first(place, error) from None
+            raise self._first(place, error, model) from None
 
-    def _first(self, place: Place, error: pydantic.ValidationError) -> ScenarioError:
+    def _first(
+        self, place: Place, error: pydantic.ValidationError, model: type[pydantic.BaseModel]
+    ) -> ScenarioError:
         details = error.errors(include_url=False, include_context=False)
         # An unknown field explains a missing one more often than not.
         first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
@@ -100,7 +102,9 @@ class Document:
             case "missing":
                 return self.error(where, "is missing")
             case "extra_forbidden":
-                return self.error(where, f"unknown field{near(str(where[-1]), _known_fields())}")
+                return self.error(
+                    where, f"unknown field{near(str(where[-1]), _known_fields(model))}"
+                )
             case _:
                 # pydantic adds parts of its own, such as "[key]".
                 while where not in self.lines:
@@ -109,12 +113,16 @@ class Document:
                 return self.error(where, why[:1].lower() + why[1:])
 
 
-def _known_fields() -> list[str]:
-    return [field for model in Model.__subclasses__() for field in model.model_fields]
+def _known_fields(asked: type[pydantic.BaseModel]) -> list[str]:
+    """Fields of a model, and of all that may stand in it."""
+    models = Model.__subclasses__() if issubclass(asked, Model) else (asked,)
+    return [field for model in models for field in model.model_fields]
 
 
-def parse(text: str, file: str) -> Document:
+def parse(text: str, file: str, what: str = "a scenario") -> Document:
     """The one document in a text.
+
+    :param what: What it is, for messages.
 
     :raises ScenarioError: The text is no YAML, too large, or has something in
         it that a scenario has no use for.
@@ -132,7 +140,7 @@ def parse(text: str, file: str) -> Document:
     except RecursionError as error:
         raise ScenarioError(f"{file}:1: nested too deeply") from error
     if not isinstance(node, yaml.MappingNode):
-        raise ScenarioError(f"{file}:1: a scenario is a mapping of fields")
+        raise ScenarioError(f"{file}:1: {what} is a mapping of fields")
     lines: dict[Place, int] = {}
     value = _Converter(file, lines).value(node, ())
     return Document(file, value, MappingProxyType(lines))

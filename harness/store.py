@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _STAGING = ".staging-"
 _LOCKS = "locks"
+_MADE_FROM = "made_from.json"
 
 
 def digest(inputs: Mapping[str, object]) -> str:
@@ -121,6 +122,20 @@ def size_mib(path: Path) -> int:
     return total >> 20
 
 
+def note_made_from(path: Path, **keys: str) -> None:
+    """Write down beside an artefact which others it was made from."""
+    (path / _MADE_FROM).write_text(json.dumps(keys))
+
+
+def made_from(path: Path) -> dict[str, str]:
+    """Return which artefacts one was made from, by kind; nothing where that is not known."""
+    try:
+        keys = json.loads((path / _MADE_FROM).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(kind): str(key) for kind, key in keys.items()}
+
+
 class Held:
     """An artefact that nobody removes as long as this object lives, or its process.
 
@@ -153,6 +168,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._used: dict[Path, Held] = {}
 
     @classmethod
     def open(cls, root: Path | None = None) -> Store:
@@ -295,14 +311,34 @@ class Store:
             for _, path in sorted(made):
                 if used + needed_mib <= limit_mib and free_mib(folder) >= needed_mib:
                     break
-                if self._remove(kind, path.name):
+                if self.remove(kind, path.name):
                     used -= sizes[path]
         if free_mib(folder) < needed_mib:
             raise no_space(folder, needed_mib=needed_mib)
 
-    def _remove(self, kind: str, key: str) -> bool:
-        """Remove an artefact that nobody holds or makes; say whether it is gone."""
-        path = self.root / kind / key
+    def use(self, path: Path) -> None:
+        """Count a use of an artefact, and keep it from being removed as long as this cache is open.
+
+        Raises:
+            StorageError: it was removed since it was found.
+        """
+        if path in self._used:
+            return
+        held = Held.claim(path)
+        if held is None:
+            raise StorageError(
+                f"{path}: was removed by another harness just now", hint="run this once more"
+            )
+        self._used[path] = held
+        os.utime(path)
+
+    def remove(self, kind: str, key: str, path: Path | None = None) -> bool:
+        """Remove an artefact that nobody holds or makes; say whether it is gone.
+
+        Args:
+            path: a folder beside it that belongs to it, to be removed in its place.
+        """
+        path = path or self.root / kind / key
         lock = filelock.FileLock(self.root / _LOCKS / f"{kind}-{key}.lock")
         try:
             lock.acquire(timeout=0)
@@ -318,7 +354,7 @@ class Store:
             # Renamed first: who is killed now leaves a staging folder to be swept.
             staging = path.with_name(f"{_STAGING}{key}")
             path.rename(staging)
-            logger.info("removing %s: not used for long, and room is needed", path)
+            logger.info("removing %s", path)
             shutil.rmtree(staging, ignore_errors=True)
         except BlockingIOError:
             return False

@@ -99,6 +99,7 @@ class Base:
             incoming=incoming,
             ssh=ssh,
             trace=trace,
+            arguments=self.kernel.arguments,
         )
 
     def qemu_version(self) -> str:
@@ -232,7 +233,7 @@ def _anonymous(base: Base) -> Machine:
     return Machine(
         qemu=nowhere, lane=base.lane, accelerator=base.accelerator, bzimage=nowhere,
         initrd=nowhere, memory=nowhere, share_memory=True, console=nowhere, input=nowhere,
-        leaks=base.leaks,
+        leaks=base.leaks, arguments=base.kernel.arguments,
     )  # fmt: skip
 
 
@@ -259,6 +260,7 @@ def _make(
         made = time.monotonic() - started
         record = {"made_in_s": made, "boot_s": made if below is None else below.boot_s}
         (into / "template.json").write_text(json.dumps(record))
+        store.note_made_from(into, kernel=base.kernel.key, image=base.image.key)
 
     limit_mib = cache_limit_mib()
     deadline = Deadline.after(2 * BOOT_LIMIT_S)

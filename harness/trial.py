@@ -93,7 +93,11 @@ def judge(trial: Trial, evidence: Evidence, wall_s: float = 0.0) -> TrialResult:
         GuestError: that is not enough to judge by.
     """
     lives = module_lives(evidence.report, trial.symbols)
-    findings = verdict.judge(evidence, lambda module, at: symbolise.name_address(at, lives))
+    findings = verdict.judge(
+        evidence,
+        lambda module, at: symbolise.name_address(at, lives),
+        detectors=trial.template.base.kernel.detectors,
+    )
     return TrialResult(
         spec=trial.spec,
         verdict=Verdict.FAIL if findings else Verdict.PASS,

@@ -97,9 +97,15 @@ def parse_report(report: bytes) -> tuple[Event, ...]:
 
 
 def judge(
-    evidence: Evidence, resolve: Resolve = lambda module, address: None
+    evidence: Evidence,
+    resolve: Resolve = lambda module, address: None,
+    *,
+    detectors: Iterable[str] = (),
 ) -> tuple[Finding, ...]:
     """Return everything that is wrong in a trial; nothing means that it passed.
+
+    Args:
+        detectors: what the kernel has; those that can tell must have been awake.
 
     Raises:
         GuestError: the evidence is incomplete, so there is no verdict.
@@ -119,7 +125,7 @@ def judge(
         findings += _deaths(by_name.get("died", ()))
     findings += _ending(evidence, by_name, findings)
     if not findings:
-        _require_evidence(by_name)
+        _require_evidence(by_name, frozenset(detectors))
     return tuple({finding.title: finding for finding in reversed(findings)}.values())[::-1]
 
 
@@ -226,7 +232,7 @@ def _ending(
     )
 
 
-def _require_evidence(events: dict[str, list[Event]]) -> None:
+def _require_evidence(events: dict[str, list[Event]], detectors: frozenset[str]) -> None:
     """Refuse to pass a trial in which nothing was put to the test, or nobody looked."""
     for event in events.get("trouble", ()):
         raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
@@ -240,7 +246,9 @@ def _require_evidence(events: dict[str, list[Event]]) -> None:
     if "truncated" in events:
         raise GuestError("the executor's report was cut off: it may have held a finding")
     for event in events["detectors"]:
-        # -1 stands for a kernel that does not say.
+        # -1 stands for a kernel that does not say, because it has none.
+        if event.get("lockdep") == -1 and "lockdep" in detectors:
+            raise GuestError("lockdep did not answer, and the kernel has it")
         if event.get("lockdep") == 0:
             raise GuestError("lockdep switched itself off without a report on the console")
         if event.get("printk_lost", 0) > 0:

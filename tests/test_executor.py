@@ -452,6 +452,21 @@ def test_hang_is_told_with_its_place_and_the_rest_still_runs(run: Run, tmp_path:
     }
 
 
+def test_actor_that_goes_on_until_another_ends_does_not_hang(run: Run) -> None:
+    prog = program(
+        actor("stuck", op("sleep", 900_000_000)),
+        actor("with-it", op("sleep", 900_000_000), until=("stuck",)),
+        actor("busy", op("sleep", 100), op("yield"), until=("stuck", "with-it")),
+        actor("after", Loop(1_000_000, (op("sleep", 100),)), until=("quick",)),
+        actor("quick", op("yield")),
+        bound_us=300_000,
+    )
+    events = run(prog, status=1)
+    # Nobody is left for whom "after" could be waiting.
+    assert [event["actor"] for event in of(events, "hang")] == ["stuck", "with-it", "after"]
+    assert of(events, "end")[0]["hangs"] == 3
+
+
 def test_setup_that_fails_keeps_the_actors_from_starting(run: Run, tmp_path: Path) -> None:
     prog = program(
         actor("a", op("mkdir", str(tmp_path / "a"))),

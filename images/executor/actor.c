@@ -116,7 +116,8 @@ static void run_list(struct ctx *c, uint32_t first, uint32_t end)
 	}
 }
 
-static bool all_ended(uint64_t actors)
+/* Whether each of a bit set of actors has ended, or died. */
+bool actors_ended(uint64_t actors)
 {
 	for (unsigned int i = 0; i < MAX_ACTORS; i++) {
 		if (!(actors >> i & 1))
@@ -143,7 +144,7 @@ void actor_run(const struct program *prog, unsigned int index)
 	for (uint64_t turn = 0; !actor->repeat || turn < actor->repeat; turn++) {
 		run_list(&c, actor->first, actor->end);
 		atomic_fetch_add(&c.st->iterations, 1);
-		if (actor->until && all_ended(actor->until))
+		if (actor->until && actors_ended(actor->until))
 			break;
 	}
 	for (unsigned int i = 0; i < MAX_MAPS; i++) {

@@ -418,6 +418,7 @@ void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_
 #define MARK_MAGIC	0x6b6d6f64706b7273	/* harness/exectrace.py */
 void actor_mark(unsigned long index, unsigned long magic, unsigned long node);
 void actor_run(const struct program *prog, unsigned int index);
+bool actors_ended(uint64_t actors);
 int actor_spawn_process(const struct program *prog, unsigned int index);
 int actor_spawn_threads(const struct program *prog);
 void actor_ended(const struct program *prog, unsigned int index, int died);

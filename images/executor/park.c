@@ -63,7 +63,12 @@
 #define LOOKS_VICTIM	6
 /* A grace period may take several ticks of 4 ms, a sleep what its author likes. */
 #define LOOKS_RCU	80
-#define LIFT_ROUNDS	40
+/*
+ * And in all: those that were let run may be busy for as long as the unloader
+ * waits for the victim, so that nobody ever looks idle.
+ */
+#define LOOKS_ALL	150
+#define LOOKS_BUSY	8
 /* How long users may run while their module's init or exit is stopped. */
 #define USERS_US	12000
 #define USERS_LOOKS	(USERS_US / LOOK_US)
@@ -212,8 +217,9 @@ static uint64_t section_address(const char *section)
 static void tell_now(_Atomic uint32_t *flag)
 {
 	atomic_fetch_add(flag, 1);
-	/* The agent has the higher priority and waits for this word. */
+	/* The agent has the higher priority and waits for one of these words. */
 	futex_wake_all(&shared->ended);
+	futex_wake_all(flag);
 }
 
 static int watch_open(struct watch *watch, uint64_t address, int tid, uint64_t period)
@@ -477,48 +483,68 @@ static void give_way(int unloader)
 	restore_all();
 }
 
+struct watchman {
+	int unloader;
+	uint64_t turns;		/* of the spinner, at the last look */
+	unsigned int busy;	/* looks in a row at which the spinner had not run */
+	unsigned int asleep;	/* looks in a row at which nobody ran */
+	unsigned int waited;	/* looks in all at which the unloader was asleep */
+};
+
+static bool unloader_sleeps(const struct watchman *man)
+{
+	struct task task;
+
+	return read_task(man->unloader, &task) && task.state != 'R';
+}
+
 /* Called every LOOK_US of an unload that goes on while the victim is held. */
-static void look_at_unloader(int unloader, unsigned int *asleep, unsigned int *rounds)
+static void look_at_unloader(struct watchman *man)
 {
 	char stack[STACK_TEXT];
 	unsigned int before = nlifted;
-	static uint64_t turns;
-	struct task task;
 
-	/* Cheaper than /proc, and as sure: while the unloader runs, the spinner does not. */
-	if (ps->turns == turns || !read_task(unloader, &task) || task.state == 'R') {
-		turns = ps->turns;
-		*asleep = 0;
+	/* Cheaper than /proc, and as sure: while anybody above runs, the spinner does not. */
+	if (ps->turns == man->turns) {
+		man->asleep = 0;
+		if (++man->busy % LOOKS_BUSY == 0 && unloader_sleeps(man))
+			man->waited += LOOKS_BUSY;
+		if (man->waited >= LOOKS_ALL)
+			give_way(man->unloader);
 		return;
 	}
-	turns = ps->turns;
-	++*asleep;
-	if (*asleep == LOOKS_KTHREADS && *rounds < LIFT_ROUNDS)
+	man->turns = ps->turns;
+	man->busy = 0;
+	if (!unloader_sleeps(man)) {
+		man->asleep = 0;
+		return;
+	}
+	man->waited++;
+	man->asleep++;
+	if (man->asleep == LOOKS_KTHREADS)
 		each_task(lift_if_runnable_kthread);
-	else if (*asleep == LOOKS_ACTORS && *rounds < LIFT_ROUNDS)
+	else if (man->asleep == LOOKS_ACTORS)
 		each_task(lift_if_runnable_other);
-	if (nlifted > before) {
-		*asleep = 0;
-		++*rounds;
-	}
-	if (*asleep < LOOKS_VICTIM)
+	if (nlifted > before)
+		man->asleep = 0;
+	if (man->asleep < LOOKS_VICTIM && man->waited < LOOKS_ALL)
 		return;
-	stack_text(unloader, unloader, stack, sizeof(stack));
-	if (*asleep >= LOOKS_RCU || !ends_by_itself(stack))
-		give_way(unloader);
+	stack_text(man->unloader, man->unloader, stack, sizeof(stack));
+	if (man->waited >= LOOKS_ALL || man->asleep >= LOOKS_RCU || !ends_by_itself(stack))
+		give_way(man->unloader);
 }
 
 static void run_unloader(void)
 {
-	int unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid);
-	unsigned int asleep = 0, rounds = 0;
+	struct watchman man = { .unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid) };
 
+	man.turns = ps->turns;
 	atomic_store(&ps->start, 1);
 	futex_wake_all(&ps->start);
 	while (!atomic_load(&ps->finished)) {
 		futex_wait(&ps->finished, 0, ps->gave_way ? 0 : LOOK_US);
 		if (!atomic_load(&ps->finished) && !ps->gave_way)
-			look_at_unloader(unloader, &asleep, &rounds);
+			look_at_unloader(&man);
 	}
 }
 
@@ -654,8 +680,12 @@ static bool on_events(void)
 	for (unsigned int i = 0; i < nwatches; i++) {
 		uint64_t ip;
 
-		if (!(fds[2 + i].revents & POLLIN))
+		if (!(fds[2 + i].revents & POLLIN)) {
+			/* Its task has ended: poll() would say so again and again. */
+			if (fds[2 + i].revents)
+				watch_close(&watches[i]);
 			continue;
+		}
 		ip = watch_drain(&watches[i], &tid);
 		if (ip && is_the_one(&watches[i], tid)) {
 			hold(&watches[i], ip, tid);

@@ -23,6 +23,8 @@
 #define AUDIT_US	30000000
 /* One scan for leaks takes 25 s of an emulated guest's time. */
 #define LEAKS_US	600000000
+/* Ticks in which an actor that is not stuck gets on to another op. */
+#define WATCH_TICKS	20
 #define KILL_WAITS	200
 #define KILL_WAIT_US	5000
 
@@ -140,12 +142,45 @@ static unsigned int kill_rest(const struct program *prog, unsigned int first, un
 	return left;
 }
 
+/* Changes with each op that an actor begins. */
+static uint64_t place_of(unsigned int actor)
+{
+	const struct actor_state *st = &shared->actor[actor];
+
+	return atomic_load(&st->iterations) * (MAX_NODES + 1) + atomic_load(&st->node);
+}
+
+/*
+ * Actors that go on until others have ended, and do: it is those others that are
+ * stuck, or wait for somebody who is.
+ */
+static void find_waiting(const struct program *prog, unsigned int first, unsigned int end,
+			 bool *waiting)
+{
+	uint64_t seen[ALL_ACTORS];
+	bool any = false;
+
+	for (unsigned int i = first; i < end; i++) {
+		seen[i] = place_of(i);
+		any |= is_running(i) && !actors_ended(prog->actor[i].until);
+	}
+	for (unsigned int tick = 0; any && tick < WATCH_TICKS; tick++) {
+		sleep_us(TICK_US);
+		for (unsigned int i = first; i < end; i++)
+			waiting[i] |= !actors_ended(prog->actor[i].until) &&
+				      place_of(i) != seen[i];
+	}
+}
+
 static void tell_hung(const struct program *prog, unsigned int first, unsigned int end)
 {
+	bool waiting[ALL_ACTORS] = { };
+
+	find_waiting(prog, first, end, waiting);
 	for (unsigned int i = first; i < end; i++) {
 		const struct actor_state *st = &shared->actor[i];
 
-		if (!is_running(i))
+		if (!is_running(i) || waiting[i])
 			continue;
 		nhangs++;
 		tell_hang(prog->actor[i].name, prog, atomic_load(&st->node),
@@ -212,11 +247,11 @@ static void stop_plan(const struct program *prog)
 	tell_plan_end(prog);
 }
 
-/* The plan's own ops, where they outlast the actors. */
+/* A hold may outlast the actors: an unload that waits for the last of them does. */
 static void finish_plan(const struct program *prog, uint64_t deadline)
 {
-	if (prog->park && atomic_load(&shared->park.start) &&
-	    !wait_word(prog, &shared->park.finished, 1, deadline)) {
+	if (prog->park && atomic_load(&shared->park.hit) &&
+	    !wait_word(prog, &shared->park.over, 1, deadline)) {
 		tell_hung(prog, ACTOR_UNLOADER, ACTOR_UNLOADER + 1);
 		sysrq_blocked();
 	}

@@ -36,13 +36,13 @@ def sweep_of(made: Lab, family: modules.Family, variant: str, **fields: object) 
 
 
 def park(
-    made: Lab, variant: str, workload: str, text: str, family: str = "poolfs"
+    made: Lab, variant: str, workload: str, text: str, family: str = "poolfs", cycles: int = 1
 ) -> sweep.Outcome:
     """Carry out one plan and judge it."""
     found = scenario.load_scenario(scenario.find_scenario(workload))
     subject = subject_of(made, modules.find_family(family), variant)
     done = sweep.run_sweep(
-        made, subject, [found], seed=1, cycles=1, workers=1, given=[plan.parse(text)]
+        made, subject, [found], seed=1, cycles=cycles, workers=1, given=[plan.parse(text)]
     )
     (outcome,) = done.outcomes
     return outcome
@@ -132,23 +132,15 @@ def test_users_run_while_init_is_stopped(harness_lab: Lab, role: str) -> None:
     assert outcome.verdict is Verdict.CLEAN
 
 
-#: See "Limits" in docs/sweep.md.
-STARVES = pytest.mark.xfail(
-    reason="where several actors are busy, a hold may last to the program's bound", strict=False
-)
-
-
-@STARVES
 def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
     text = "unloader poolfs_module_exit+0x0 #1 then users"
     assert park(harness_lab, "good", "mounts-vs-rmmod", text).verdict is Verdict.CLEAN
 
 
-@STARVES
 @pytest.mark.parametrize("action", [one for one in Action if one is not Action.TWO_STAGE])
 def test_every_action_of_a_correct_module_is_harmless(harness_lab: Lab, action: Action) -> None:
     text = f"user.* poolfs_create+0x0 #1 then {action.value}"
-    outcome = park(harness_lab, "good", "files-vs-rmmod", text)
+    outcome = park(harness_lab, "good", "files-vs-rmmod", text, cycles=4)
     assert outcome.findings == ()
     assert outcome.verdict in (Verdict.PROTECTED, Verdict.CLEAN, Verdict.WAITED)
 
