@@ -13,7 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import __version__, commands, kernelscommand, reportcommand, sweepcommand
+from harness import (
+    __version__,
+    commands,
+    kernelscommand,
+    matrixcommand,
+    reportcommand,
+    sweepcommand,
+)
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
@@ -111,6 +118,24 @@ def _parser() -> _Parser:
                       help="how often scenarios go round (default: 1)")  # fmt: skip
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_kernel(call)
+    _add_running(call)
+
+    call = _call(calls, "matrix", matrixcommand.matrix,
+                 "run kernels x modules from a file, or merge such results")  # fmt: skip
+    call.add_argument("file", metavar="FILE",
+                      help="the matrix; or `merge OUT.json SHARD.json...`")  # fmt: skip
+    call.add_argument("inputs", nargs="*", metavar="JSON", help="what merge reads and writes")
+    call.add_argument("--kernel", metavar="NAME[,NAME]", help="run only its cells on these")
+    call.add_argument("--shard", metavar="I/N", help="run only the I-th of N parts of it")
+    call.add_argument("--until", metavar="CLAIM",
+                      help="run each cell until it holds or is refuted: 'p<1%%@95%%'")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    call.add_argument("--journal", type=Path, metavar="FILE",
+                      help="where trials are noted (default: beside the bundles)")  # fmt: skip
+    call.add_argument("--fresh", action="store_true",
+                      help="begin anew, not where the journal's run was ended")  # fmt: skip
+    call.add_argument("--dry-run", action="store_true",
+                      help="list the cells, say how long they take, and run none")  # fmt: skip
     _add_running(call)
 
     call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")

@@ -98,8 +98,10 @@ def remark(one: Compared) -> str:
 
 def _trend(one: Compared) -> str:
     """Say more or less only of the same places, where the intervals of the rate do not touch."""
-    if one.now is None or one.before is None:
-        return ""
+    if one.now is None:
+        return "now seen only beside another finding"
+    if one.before is None:
+        return "before seen only beside another finding"
     if _places(one.now) != _places(one.before):
         return "counted over other cells than before"
     if one.now.rate.high < one.before.rate.low:

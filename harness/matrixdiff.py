@@ -54,6 +54,8 @@ class Compared:
     not_run: tuple[Place, ...] = ()
     #: Where one saw it and the other did not: trials of the other.
     looked: int = 0
+    #: One of the runs saw the title only beside another one, which is the bug there.
+    beside: bool = False
 
 
 def key(bug: Bug) -> tuple[str, str]:
@@ -69,8 +71,9 @@ def compare(previous: Document, now: Document) -> tuple[Compared, ...]:
     found = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
-        if before is not None and after is not None:
-            found.append(Compared(name[1], name[0], Change.STILL, before, after))
+        if name in seen_before and name in seen_now:
+            beside = before is None or after is None
+            found.append(Compared(name[1], name[0], Change.STILL, before, after, beside=beside))
         elif after is not None:
             found.append(_one_sided(after, None, Change.NEW, seen_now[name], ran_before))
         elif before is not None:

@@ -7,10 +7,11 @@ shards merge into the one that a single run would have written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -104,7 +105,7 @@ class Rate(_Part):
 
 
 class Bug(_Part):
-    """A title of a module, wherever it was seen."""
+    """A title of a module that is the main one of some trial, wherever it was seen."""
 
     title: str
     type: str
@@ -119,6 +120,8 @@ class Bug(_Part):
     rate: Rate
     bundle: str | None
     replay: str | None
+    #: Titles that were only ever seen beside another one, in trials of this bug.
+    also: tuple[str, ...] = ()
 
 
 class Finding(_Part):
@@ -245,11 +248,16 @@ def _numbers(text: str) -> tuple[int, ...]:
 def count_bugs(
     cells: Sequence[Cell], trials: Sequence[Trial], kernels: Iterable[MadeKernel] = ()
 ) -> tuple[Bug, ...]:
-    """Return each title of each module once, with its rate over all trials of its variants."""
+    """Return each main title of each module once, with its rate over all trials of its variants."""
+    promised = {cell.id: cell.promised for cell in cells}
     seen: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    main = set()
     for trial in trials:
-        for title in dict.fromkeys(finding.title for finding in trial.findings):
+        titles = [finding.title for finding in trial.findings]
+        for title in dict.fromkeys(titles):
             seen[trial.module, title].append(trial)
+        if titles:
+            main.add((trial.module, main_title(titles, promised.get(trial.cell, ()))))
     tried: dict[tuple[str, str], dict[tuple[str, str, str], int]] = defaultdict(
         lambda: defaultdict(int)
     )
@@ -258,10 +266,34 @@ def count_bugs(
             tried[cell.module, cell.variant][cell.kernel, cell.profile, cell.lane] += cell.trials
     order = kernel_order({cell.kernel for cell in cells}, kernels)
     bugs = [
-        _bug(module, title, hits, tried, order)
+        _bug(module, title, hits, tried, order).model_copy(
+            update={"also": _beside(module, hits, main)}
+        )
         for (module, title), hits in seen.items()
-    ]  # fmt: skip
+        if (module, title) in main
+    ]
     return tuple(sorted(bugs, key=lambda bug: (bug.module, bug.title)))
+
+
+def promised_title(titles: Sequence[str], promised: Sequence[str]) -> str | None:
+    """Return the title that is promised, the first promise first."""
+    for pattern in promised:
+        for title in titles:
+            # What stands in a document need not be an expression.
+            with contextlib.suppress(re.error):
+                if re.fullmatch(pattern, title):
+                    return title
+    return None
+
+
+def main_title(titles: Sequence[str], promised: Sequence[str]) -> str:
+    """Return what a trial's findings are about: the promised one, or else the first."""
+    return promised_title(titles, promised) or titles[0]
+
+
+def _beside(module: str, hits: Sequence[Trial], main: Set[tuple[str, str]]) -> tuple[str, ...]:
+    titles = dict.fromkeys(finding.title for hit in hits for finding in hit.findings)
+    return tuple(title for title in titles if (module, title) not in main)
 
 
 def _bug(

@@ -203,6 +203,22 @@ def test_a_trend_is_told_only_of_the_same_places() -> None:
     assert "counted over other cells than before" in htmlreport.page(more, no_view, many)
 
 
+def test_what_was_seen_beside_a_finding_stands_with_it() -> None:
+    alone = document([cell()], ["x"])
+    trial = alone.trials[0].model_copy(
+        update={"findings": tuple(Finding(kind="splat", title=title) for title in "zx")}
+    )
+    both = matrixdoc.make(
+        file="f", began=alone.began, ended=alone.ended, machine=alone.machine, kernels=[],
+        cells=alone.cells, trials=[trial],
+    )  # fmt: skip
+    said = re.sub(r"\s+", " ", check(htmlreport.page(both, no_view, alone)).text)
+    assert "Beside it x" in said
+    assert "now seen only beside another finding" in said
+    said = htmlreport.page(alone, no_view, both)
+    assert "before seen only beside another finding" in said
+
+
 def test_an_empty_matrix_has_a_page() -> None:
     page = check(htmlreport.page(document([], [], kernels=[]), no_view))
     assert "The matrix has no cells." in page.text

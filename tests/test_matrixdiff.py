@@ -99,6 +99,25 @@ def test_same_title_in_another_module_is_another_bug() -> None:
     ]  # fmt: skip
 
 
+def test_a_title_that_is_now_seen_only_beside_another_is_not_gone() -> None:
+    alone = document([cell("6.1")], ("6.1", "bad", "x"))
+    both = document([cell("6.1", promised=("y",))], ("6.1", "bad", "x"))
+    both_trial = both.trials[0].model_copy(
+        update={"findings": tuple(Finding(kind="splat", title=title) for title in "xy")}
+    )
+    both = matrixdoc.make(
+        file="f", began=both.began, ended=both.ended, machine=both.machine, kernels=[],
+        cells=both.cells, trials=[both_trial],
+    )  # fmt: skip
+    assert [(bug.title, bug.also) for bug in both.bugs] == [("y", ("x",))]
+    for previous, now in ((alone, both), (both, alone)):
+        found = {one.title: one for one in matrixdiff.compare(previous, now)}
+        assert (found["x"].change, found["x"].beside) == (Change.STILL, True)
+    assert {one.title: one.change for one in matrixdiff.compare(alone, both)} == {
+        "x": Change.STILL, "y": Change.NEW
+    }  # fmt: skip
+
+
 def test_counts_stand_in_where_no_trials_were_kept() -> None:
     one = document([cell("6.1")], ("6.1", "bad", "x")).model_copy(update={"trials": ()})
     assert only(one, document([])).not_run == (BAD,)

@@ -71,12 +71,29 @@ def test_bug_of_two_variants_counts_the_trials_of_both() -> None:
     assert (bug.variants, bug.hits, bug.trials) == (("a", "b"), 2, 12)
 
 
-def test_title_twice_in_a_trial_is_one_hit_and_two_titles_are_two_bugs() -> None:
-    found = document([cell("6.1", trials=1)], [trial("6.1", 1, "x", "y", "x", kind="leak")]).bugs
-    assert [(bug.title, bug.type, bug.hits) for bug in found] == [
-        ("x", "leak", 1),
-        ("y", "leak", 1),
+def test_title_twice_in_a_trial_is_one_hit() -> None:
+    (bug,) = document([cell("6.1", trials=1)], [trial("6.1", 1, "x", "x", kind="leak")]).bugs
+    assert (bug.title, bug.type, bug.hits) == ("x", "leak", 1)
+
+
+def test_what_was_only_ever_seen_beside_another_title_stands_beside_it() -> None:
+    trials = [trial("6.1", 1, "x", "y", "z"), trial("6.1", 2, "x", "y"), trial("6.1", 3, "z", "x")]
+    found = document([cell("6.1", trials=3)], trials).bugs
+    # y never stands alone or first; z does, once.
+    assert [(bug.title, bug.hits, bug.also) for bug in found] == [
+        ("x", 3, ("y",)),
+        ("z", 2, ("y",)),
     ]
+
+
+def test_promised_title_is_what_a_trial_is_about() -> None:
+    cells = [cell("6.1", trials=1, promised=("n+", "y+"))]
+    (bug,) = document(cells, [trial("6.1", 1, "x", "yy")]).bugs
+    assert (bug.title, bug.also) == ("yy", ("x",))
+
+
+def test_promise_that_is_no_expression_is_none() -> None:
+    assert matrixdoc.promised_title(["x", "("], ["(", "x"]) == "x"
 
 
 def test_kernels_of_one_s_own_are_ordered_by_their_release() -> None:

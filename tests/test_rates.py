@@ -4,7 +4,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import rates
@@ -33,6 +33,7 @@ def tail(hits: int, trials: int, p: float) -> float:
     )
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 120), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_bounds_are_where_the_tails_have_their_share(
     data: st.DataObject, trials: int, confidence: float
