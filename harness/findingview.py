@@ -53,13 +53,20 @@ class FindingView:
     lacks: tuple[str, ...]
 
 
-def view(title: str, folder: str | None, near: Path, sources: Sequence[Path]) -> FindingView:
+def view(
+    title: str,
+    folder: str | None,
+    near: Path,
+    sources: Sequence[Path],
+    also: Sequence[str] = (),
+) -> FindingView:
     """Return what is to be seen of a finding; what is missing is said, never an error.
 
     Args:
         folder: the bundle's, as the document has it.
         near: folder of the document; a bundle is looked for from here, and from there.
         sources: folders in which the folders of modules' sources lie.
+        also: titles that were seen beside it; their reports follow.
     """
     if folder is None:
         return FindingView("", None, None, ("No bundle was kept.",))
@@ -82,6 +89,10 @@ def view(title: str, folder: str | None, near: Path, sources: Sequence[Path]) ->
     else:
         if shown is None:
             lacks.append("The bundle's report.jsonl says nothing of times.")
+    for other in also:
+        more = section(texts.findings, other, texts.titles)
+        if more:
+            decoded += f"\n\n{other}\n" if more == other else f"\n\n{other}\n\n{more}\n"
     decoded = _BUILD.sub("", decoded)
     return FindingView(decoded, excerpt(decoded, sources), shown, tuple(lacks))
 

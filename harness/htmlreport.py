@@ -156,7 +156,12 @@ def _environment() -> jinja2.Environment:
         finalize=_finalize,
     )
     made.globals.update(
-        fate=fate, draw=draw, remark=remark, cell_words=_cell_words, version=__version__
+        fate=fate,
+        draw=draw,
+        remark=remark,
+        cell_words=_cell_words,
+        counted=_counted,
+        version=__version__,
     )
     made.filters.update(percent=_percent, ms=lambda us: f"{us / 1000:.1f}")
     return made
@@ -166,6 +171,10 @@ def _finalize(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     return legal(value) if isinstance(value, str) else value
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _source(name: str) -> str:
@@ -265,6 +274,8 @@ class Dot:
     y: float
     finding: bool
     label: str
+    #: Without its time.
+    short: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +328,7 @@ def draw(line: Timeline) -> Drawing:
             words.append(f"{row.name}: {boxes[-1].label}")
         for mark in row.marks:
             label = f"{mark.label}, at {_at(line, mark.us)}"
-            dots.append(Dot(x(mark.us), top + _ROW / 2, mark.finding, label))
+            dots.append(Dot(x(mark.us), top + _ROW / 2, mark.finding, label, mark.label))
             words.append(f"{row.name}: {label}")
             if mark.finding:
                 finding_x = x(mark.us)

@@ -23,7 +23,7 @@ def html(arguments: argparse.Namespace) -> ExitStatus:
     near = arguments.document.absolute().parent
 
     def view(bug: Bug) -> FindingView:
-        return findingview.view(bug.title, bug.bundle, near, sources)
+        return findingview.view(bug.title, bug.bundle, near, sources, bug.also)
 
     _check_out(arguments.out, arguments.document, arguments.previous)
     report.write_text(arguments.out, htmlreport.page(document, view, previous))

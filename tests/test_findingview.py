@@ -59,6 +59,14 @@ def test_a_finding_has_its_own_part_of_the_text_without_the_builders_folders(fol
     assert view(folder, "errno: x").decoded == "actor: holder"
 
 
+def test_what_was_seen_beside_it_follows(folder: Path) -> None:
+    also = ("residue: slab cache m", "errno: x", "of another trial")
+    seen = findingview.view("BUG in f", str(folder), folder, [], also)
+    assert seen.decoded.endswith(
+        "m/b.c:1\n\nresidue: slab cache m\n\n\nerrno: x\n\nactor: holder\n"
+    )
+
+
 def test_the_excerpt_is_of_the_innermost_frame_that_is_known_here(folder: Path) -> None:
     found = view(folder).excerpt
     assert found is not None

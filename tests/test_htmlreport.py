@@ -150,7 +150,8 @@ def test_everything_is_on_the_page() -> None:
                  "1 of 10 trials; rate 0.25 % to 45 % (95 %, Clopper-Pearson)", "runs/0",
                  "harness replay runs/0", "report of WARNING in g", "m/a.c:7", "gcc 12",
                  "BUG in f, from 0.0 ms on", "BUG in f, 10.0 ms to 20.0 ms",
-                 "BUG in f, at 50.0 ms", "first load, at -10.0 ms"):  # fmt: skip
+                 "BUG in f, at 50.0 ms", "2 processors", "7 cells", "2 trials",
+                 "first load, at -10.0 ms"):  # fmt: skip
         assert said in re.sub(r"\s+", " ", page.text), said
     assert "Since the previous run" not in page.text
 
