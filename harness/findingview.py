@@ -21,9 +21,10 @@ MAX_DECODED = 40_000
 _AROUND = 5
 _MAX_SOURCE = 1 << 20
 
-# A decoded frame: `poolfs_done+0x4c/0x57 [poolfs] poolfs/super.c:126`, `f file.c:1 [inline]`.
+# A decoded frame: `poolfs_done+0x4c/0x57 [poolfs] poolfs/super.c:126`, `f file.c:1 [inline]`;
+# of a module that is gone, the brackets hold a sentence.
 _FRAME = re.compile(
-    r"([A-Za-z_][\w.]{0,120})(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[[\w-]+\])? "
+    r"([A-Za-z_][\w.]{0,120})(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[[^\]\n]{1,120}\])? "
     r"([\w./+-]{1,300}\.(?:[chS]|rs)):(\d{1,7})\b"
 )
 # Where a module was compiled, in bundles of older harnesses.
@@ -89,12 +90,12 @@ def view(
     else:
         if shown is None:
             lacks.append("The bundle's report.jsonl says nothing of times.")
+    found = excerpt(_BUILD.sub("", decoded), sources)
     for other in also:
         more = section(texts.findings, other, texts.titles)
         if more:
             decoded += f"\n\n{other}\n" if more == other else f"\n\n{other}\n\n{more}\n"
-    decoded = _BUILD.sub("", decoded)
-    return FindingView(decoded, excerpt(decoded, sources), shown, tuple(lacks))
+    return FindingView(_BUILD.sub("", decoded), found, shown, tuple(lacks))
 
 
 def section(findings: str, title: str, titles: Sequence[str]) -> str:

@@ -75,6 +75,27 @@ def test_the_excerpt_is_of_the_innermost_frame_that_is_known_here(folder: Path) 
 
 
 @pytest.mark.parametrize(
+    "frame",
+    [
+        "RIP: 0010:fn_a+0x0/0x8d [m, 1st load, unloaded 7 ms before] m/a.c:3",
+        "[    7.1]  fn_a m/a.c:3 [inline]",
+        "[<0>] fn_a+0x1/0x2 [m] m/a.c:3",
+    ],
+)
+def test_frames_look_in_several_ways(folder: Path, frame: str) -> None:
+    found = findingview.excerpt(frame, [folder.parent / "src"])
+    assert found is not None
+    assert (found.function, found.path, found.line) == ("fn_a", "m/a.c", 3)
+
+
+def test_the_excerpt_is_never_of_what_was_seen_beside_it(folder: Path) -> None:
+    root = folder.parent
+    seen = findingview.view("errno: x", str(folder), root, [root / "src"], ("BUG in f",))
+    assert "m/a.c:7" in seen.decoded
+    assert seen.excerpt is None
+
+
+@pytest.mark.parametrize(
     "frame", ["m/../../secret.c:1", "/etc/secret.c:1", "m/link.c:1", "m/a.c:99", "m/a.c:0"]
 )
 def test_no_frame_leads_out_of_the_sources(folder: Path, frame: str) -> None:
