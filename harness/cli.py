@@ -13,7 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import __version__, commands, kernelscommand, matrixcommand, sweepcommand
+from harness import (
+    __version__,
+    commands,
+    kernelscommand,
+    matrixcommand,
+    reportcommand,
+    sweepcommand,
+)
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
@@ -146,6 +153,7 @@ def _parser() -> _Parser:
     _add_kernel(call)
 
     _add_kernels(calls)
+    _add_report(calls)
 
     call = _call(calls, "klog", commands.klog, "find the reports in kernel logs")
     call.add_argument("files", nargs="*", metavar="FILE",
@@ -189,6 +197,24 @@ def _call(
     call = calls.add_parser(name, help=what, description=what)
     call.set_defaults(run=run)
     return call
+
+
+def _add_report(calls: argparse._SubParsersAction[_Parser]) -> None:
+    what = "show the document of a matrix to people, or to a CI server"
+    forms = calls.add_parser("report", help=what, description=what).add_subparsers(
+        metavar="FORM", required=True, parser_class=_Parser
+    )
+    call = _call(forms, "html", reportcommand.html, "one page that needs nothing else")
+    call.add_argument("document", type=Path, metavar="DOC.json", help="what `matrix` wrote")
+    call.add_argument("--out", type=Path, required=True, metavar="PAGE.html",
+                      help="- for stdout")  # fmt: skip
+    call.add_argument("--previous", type=Path, metavar="OLD.json",
+                      help="say what is new, gone and still there since then")  # fmt: skip
+    call.add_argument("--source", type=Path, action="append", default=[], metavar="DIR",
+                      help="modules' folders lie in it; may be repeated (and kmods/)")  # fmt: skip
+    call = _call(forms, "junit", reportcommand.junit_xml, "JUnit XML, a test case for each cell")
+    call.add_argument("document", type=Path, metavar="DOC.json", help="what `matrix` wrote")
+    call.add_argument("--out", type=Path, required=True, metavar="FILE.xml", help="- for stdout")
 
 
 def _add_catalogue(call: _Parser, *, good_trials: int, good_seconds: float) -> None:

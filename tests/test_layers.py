@@ -11,20 +11,24 @@ import harness
 PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
-    ("errors", "resources", "kloglines", "rustnames"),
+    ("errors", "resources", "kloglines", "rustnames", "marktext"),
     ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates"),
     ("matrixdoc",),
+    ("matrixdiff", "junit"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
     ("klogrules", "store", "elf", "scenario", "kernelfiles"),
     ("klogextent",),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace",
      "journal"),
     ("sources", "verdict", "points"),
+    ("timeline",),
     ("readymade", "image"),
     ("kernels",),
     ("modules", "keys", "template", "reach", "inventory"),
     ("accel", "guest", "trial", "matrixplan"),
     ("bundle", "report", "klogview", "matrixrun", "matrixtimes"),
+    ("findingview",),
+    ("htmlreport",),
     ("lab",),
     ("sweep",),
     ("sweeptext",),
@@ -32,7 +36,7 @@ ROWS = (
     ("matrixlab",),
     ("matrixdask",),
     ("commands", "plugin"),
-    ("sweepcommand", "kernelscommand", "matrixcommand"),
+    ("sweepcommand", "kernelscommand", "matrixcommand", "reportcommand"),
     ("cli",),
 )  # fmt: skip
 
