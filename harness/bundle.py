@@ -28,6 +28,8 @@ _MAX_RECORD = 1 << 20
 _MAX_PROGRAM = 1 << 20
 _MAX_PAYLOAD = 256 << 20
 
+_MAX_TEXT = 32 << 20
+
 _FILES = {"program.txt": _MAX_PROGRAM, "payload.cpio": _MAX_PAYLOAD}
 
 
@@ -175,6 +177,58 @@ def load_bundle(path: Path) -> Bundle:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path}/bundle.json: malformed: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a bundle says to a person; nothing of it was checked against a digest."""
+
+    titles: tuple[str, ...]
+    #: findings.txt: decoded, with functions and source lines.
+    findings: str
+    program: str
+    console: bytes
+    #: The executor's report, JSON lines.
+    report: bytes
+
+
+def read_texts(path: Path) -> Texts:
+    """Read a bundle to show it, not to run it; a text that it lacks is empty.
+
+    Raises:
+        UsageError: it is no bundle, or a text of it is too large or cannot be read.
+    """
+    record = _load_record(path)
+    try:
+        if record["format"] != FORMAT:
+            raise UsageError(
+                f"{path}: bundle format {record['format']}, this harness reads {FORMAT}"
+            )
+        titles = tuple(str(finding["title"]) for finding in record["findings"])
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path}/bundle.json: malformed: {error!r}") from error
+    return Texts(
+        titles=titles,
+        findings=_read_text(path, "findings.txt", _MAX_TEXT).decode(errors="backslashreplace"),
+        program=_read_text(path, "program.txt", _MAX_PROGRAM).decode(errors="backslashreplace"),
+        console=_read_text(path, "console.log", _MAX_TEXT),
+        report=_read_text(path, "report.jsonl", _MAX_TEXT),
+    )
+
+
+def _read_text(path: Path, name: str, limit: int) -> bytes:
+    file = path / name
+    try:
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise UsageError(f"{path}: {name} leads outside of the bundle")
+        # A pipe or device would be waited for.
+        if not file.is_file():
+            return b""
+        if file.stat().st_size > limit:
+            raise UsageError(f"{file}: larger than {limit >> 20} MiB")
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _load_record(path: Path) -> dict[str, Any]:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import __version__, commands, kernelscommand, sweepcommand
+from harness import (
+    __version__,
+    commands,
+    kernelscommand,
+    matrixcommand,
+    reportcommand,
+    sweepcommand,
+)
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
@@ -115,6 +122,26 @@ def _parser() -> _Parser:
     _add_kernel(call)
     _add_running(call)
 
+    call = _call(calls, "matrix", matrixcommand.matrix,
+                 "run kernels x modules from a file, or merge such results")  # fmt: skip
+    call.add_argument("file", metavar="FILE",
+                      help="the matrix; or `merge OUT.json SHARD.json...`")  # fmt: skip
+    call.add_argument("inputs", nargs="*", metavar="JSON", help="what merge reads and writes")
+    call.add_argument("--kernel", metavar="NAME[,NAME]", help="run only its cells on these")
+    call.add_argument("--shard", metavar="I/N", help="run only the I-th of N parts of it")
+    call.add_argument("--until", metavar="CLAIM",
+                      help="run each cell until it holds or is refuted: 'p<1%%@95%%'")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    call.add_argument("--journal", type=Path, metavar="FILE",
+                      help="where trials are noted (default: beside the bundles)")  # fmt: skip
+    call.add_argument("--fresh", action="store_true",
+                      help="begin anew, not where the journal's run was ended")  # fmt: skip
+    call.add_argument("--dask", metavar="ADDRESS",
+                      help="run the cells on a Dask cluster: tcp://HOST:8786")  # fmt: skip
+    call.add_argument("--dry-run", action="store_true",
+                      help="list the cells, say how long they take, and run none")  # fmt: skip
+    _add_running(call)
+
     call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
     call.add_argument("bundle", type=Path, help="folder that a failing trial left")
     call.add_argument("--times", type=_positive_int, default=1, metavar="N")
@@ -130,6 +157,7 @@ def _parser() -> _Parser:
     _add_kernel(call)
 
     _add_kernels(calls)
+    _add_report(calls)
 
     call = _call(calls, "klog", commands.klog, "find the reports in kernel logs")
     call.add_argument("files", nargs="*", metavar="FILE",
@@ -173,6 +201,24 @@ def _call(
     call = calls.add_parser(name, help=what, description=what)
     call.set_defaults(run=run)
     return call
+
+
+def _add_report(calls: argparse._SubParsersAction[_Parser]) -> None:
+    what = "show the document of a matrix to people, or to a CI server"
+    forms = calls.add_parser("report", help=what, description=what).add_subparsers(
+        metavar="FORM", required=True, parser_class=_Parser
+    )
+    call = _call(forms, "html", reportcommand.html, "one page that needs nothing else")
+    call.add_argument("document", type=Path, metavar="DOC.json", help="what `matrix` wrote")
+    call.add_argument("--out", type=Path, required=True, metavar="PAGE.html",
+                      help="- for stdout")  # fmt: skip
+    call.add_argument("--previous", type=Path, metavar="OLD.json",
+                      help="say what is new, gone and still there since then")  # fmt: skip
+    call.add_argument("--source", type=Path, action="append", default=[], metavar="DIR",
+                      help="modules' folders lie in it; may be repeated (and kmods/)")  # fmt: skip
+    call = _call(forms, "junit", reportcommand.junit_xml, "JUnit XML, a test case for each cell")
+    call.add_argument("document", type=Path, metavar="DOC.json", help="what `matrix` wrote")
+    call.add_argument("--out", type=Path, required=True, metavar="FILE.xml", help="- for stdout")
 
 
 def _add_catalogue(call: _Parser, *, good_trials: int, good_seconds: float) -> None:

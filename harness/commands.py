@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 def stress(arguments: argparse.Namespace) -> ExitStatus:
     """Put every variant of every module family to the test and print the table."""
     outcomes = _run_catalogue(arguments, Lane.DET)
-    _wide_console().print(report.verdict_table(outcome.row for outcome in outcomes))
+    wide_console().print(report.verdict_table(outcome.row for outcome in outcomes))
     if arguments.json:
         trials = [record for outcome in outcomes for record in outcome.records]
         report.write_json(arguments.json, {"trials": trials})
@@ -133,7 +133,7 @@ def stress(arguments: argparse.Namespace) -> ExitStatus:
 def show_catalogue(arguments: argparse.Namespace) -> ExitStatus:
     """Run every variant until it is caught and print the detection matrix."""
     outcomes = _run_catalogue(arguments, Lane(arguments.lane))
-    _wide_console().print(report.detection_table(outcome.row for outcome in outcomes))
+    wide_console().print(report.detection_table(outcome.row for outcome in outcomes))
     if arguments.json:
         report.write_json(arguments.json, catalogue.document(outcomes))
     agrees = all(outcome.row.agrees for outcome in outcomes)
@@ -269,7 +269,7 @@ def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.
         ]
 
 
-def _wide_console() -> Console:
+def wide_console() -> Console:
     """A log file has no width of its own, and a folded command cannot be pasted."""
     return Console(width=None if sys.stdout.isatty() else 200)
 

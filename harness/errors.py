@@ -5,7 +5,7 @@
 
     HarnessError
     ├── UsageError           the user has to act                           exit 2
-    │   ├── ScenarioError    a scenario file is wrong: file, line, field
+    │   ├── ScenarioError    a scenario or matrix file is wrong: file, line, field
     │   ├── BuildError       a module does not compile or fit the kernel
     │   └── StorageError     disk full, cache not writable
     └── InfrastructureError  the harness or its machine failed             exit 3
@@ -64,7 +64,7 @@ class UsageError(HarnessError):
 
 
 class ScenarioError(UsageError):
-    """A scenario file is malformed. The message starts with ``file:line:``."""
+    """A scenario or matrix file is malformed. The message starts with ``file:line:``."""
 
 
 class BuildError(UsageError):

@@ -26,6 +26,7 @@ class State(enum.StrEnum):
     BUILT = "built"
     STALE = "stale"
     UNFINISHED = "unfinished"
+    BEING_BUILT = "being built"
     ABSENT = "not built"
 
 
@@ -152,9 +153,8 @@ def _known(cache: store.Store, name: str, profile: str) -> Entry:
     if key is not None:
         path = cache.root / "kernel" / f"{kernels.UNFINISHED}{key}"
         if path.is_dir():
-            return Entry(
-                name, profile, State.UNFINISHED, key=key, path=path, size_mib=store.size_mib(path)
-            )
+            state = State.BEING_BUILT if cache.is_being_made("kernel", key) else State.UNFINISHED
+            return Entry(name, profile, state, key=key, path=path, size_mib=store.size_mib(path))
     return Entry(name, profile, State.ABSENT, key=key or "")
 
 
@@ -222,7 +222,7 @@ def _sources_of(cache: store.Store, kept: Iterable[Entry]) -> Iterator[str]:
         if path.name in kept_keys and "source_key" in record:
             yield str(record["source_key"])
     for entry in kept:
-        if entry.state is State.UNFINISHED and entry.path is not None:
+        if entry.state in (State.UNFINISHED, State.BEING_BUILT) and entry.path is not None:
             link = entry.path / "build" / "source"
             if link.is_symlink():
                 yield link.readlink().parent.name

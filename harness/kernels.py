@@ -22,7 +22,7 @@ from typing import Any
 
 from harness import kconfig, kernelfiles, proc, readymade, sources, store
 from harness.deadline import Deadline
-from harness.errors import CommandError, InfrastructureError, KernelBuildError
+from harness.errors import CommandError, KernelBuildError
 from harness.kernelfiles import DEFAULT_KERNEL as DEFAULT_KERNEL
 from harness.kernelfiles import DEFAULT_PROFILE as DEFAULT_PROFILE
 from harness.kernelfiles import DebianImage, Recipe, Tree
@@ -81,6 +81,8 @@ class Kernel:
     key: str
     path: Path
     source: Path
+    #: The kernel with debug information, or None: Debian's binary has none.
+    vmlinux: Path | None = None
     #: Kernel arguments beside those of every guest.
     arguments: tuple[str, ...] = ()
     #: What can be found in it: names as in :func:`harness.kernelfiles.detectors`.
@@ -91,12 +93,6 @@ class Kernel:
     @property
     def bzimage(self) -> Path:
         return self.path / "bzImage"
-
-    @property
-    def vmlinux(self) -> Path | None:
-        """The kernel with debug information; a binary that Debian made has none."""
-        path = self.path / "build" / "vmlinux"
-        return path if path.is_file() else None
 
     @property
     def extra(self) -> Path | None:
@@ -133,6 +129,7 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
     if config.get("CONFIG_RANDOMIZE_BASE") == "y":
         # One address for one symbol, in every boot.
         arguments += ("nokaslr",)
+    vmlinux = path / "build" / "vmlinux"
     told = recipe.compiler != "gcc" or not recipe.is_compiled
     variables = [f"CC={recipe.compiler}"] if told else []
     if isinstance(recipe.origin, DebianImage):
@@ -142,6 +139,10 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
         **record,
         path=path,
         source=cache.root / "source" / source_key / "linux" if source_key else path / source,
+        # Debian's headers have a file of this name, with types and no symbols.
+        vmlinux=vmlinux
+        if vmlinux.is_file() and not isinstance(recipe.origin, DebianImage)
+        else None,
         arguments=arguments,
         detectors=kernelfiles.detectors(config, arguments),
         make_variables=tuple(variables),
@@ -313,7 +314,8 @@ def _make_kernel(
     shutil.copyfile(build / "arch/x86/boot/bzImage", into / "bzImage")
     _strip_build_tree(build)
     # The build tree names the place it was configured in; it has moved.
-    _relocate(build, unfinished)
+    place = unfinished.with_name(unfinished.name.removeprefix(UNFINISHED))
+    _relocate(build, unfinished, place)
 
 
 def make_command(source: Path, build: Path, compiler: str, *words: str) -> list[str]:
@@ -399,13 +401,11 @@ def _strip_build_tree(build: Path) -> None:
     (build / ".tmp_vmlinux.kallsyms1").unlink(missing_ok=True)
 
 
-def _relocate(build: Path, staging: Path) -> None:
-    """Mend the absolute paths that an out-of-tree build tree keeps of itself.
+def _relocate(build: Path, was: Path, will_be: Path) -> None:
+    """Mend the absolute path that an out-of-tree build tree keeps of itself.
 
-    Only the generated top Makefile and the ``source`` link name it; both point
-    at the source tree, which does not move.
+    Its top Makefile names the source tree, which does not move, and since 6.13
+    the build tree, too (``export KBUILD_OUTPUT``).
     """
     makefile = build / "Makefile"
-    text = makefile.read_text()
-    if str(staging) in text:
-        raise InfrastructureError(f"{makefile}: names its own place, cannot be moved")
+    makefile.write_text(makefile.read_text().replace(str(was), str(will_be)))

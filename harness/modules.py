@@ -235,9 +235,7 @@ def build_module(
         return _take(cache, family, kernel)
     key = store.digest(
         {
-            "sources": store.digest(
-                {folder.name: _sources_digest(folder) for folder in _source_folders(family)}
-            ),
+            "sources": sources_digest(family),
             "modules": store.digest(family.roles),
             "variant": variant,
             "kernel": kernel.key,
@@ -422,6 +420,19 @@ def _sources(folder: Path) -> list[Path]:
 def _sources_digest(folder: Path) -> str:
     return store.digest(
         {str(path.relative_to(folder)): store.digest_file(path) for path in _sources(folder)}
+    )
+
+
+def sources_digest(family: Family) -> str:
+    """Return a digest of all that a family is compiled from, or of its compiled file.
+
+    Raises:
+        UsageError: a folder that its data file names is not there.
+    """
+    if family.folder.is_file():
+        return store.digest_file(family.folder)
+    return store.digest(
+        {folder.name: _sources_digest(folder) for folder in _source_folders(family)}
     )
 
 

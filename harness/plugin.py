@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pytest plugin: fixtures that put a module to the test.
+"""The pytest plugin: fixtures that put a module to the test, and matrix files as tests.
 
 A finding is a test failure that shows its title, the decoded stack and the
 command that replays it. Trouble of the harness itself is an error.
@@ -8,17 +8,30 @@ command that replays it. Trouble of the harness itself is an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from harness import bundle, kernels, lab, report, scenario, store
-from harness.errors import HarnessError, UsageError
+from harness import (
+    bundle,
+    kernels,
+    lab,
+    matrixdoc,
+    matrixplan,
+    matrixrun,
+    report,
+    scenario,
+    store,
+)
+from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.guest import Guest, start_guest
 from harness.lab import Lab
 from harness.machine import Lane
+from harness.matrixlab import LabRunner
+from harness.matrixplan import Cell, Matrix
+from harness.matrixrun import Run, Runner, State
 from harness.modules import Module
 from harness.trial import TrialResult, run_trial
 
@@ -50,8 +63,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the kernel and where bundles go."""
     group = parser.getgroup("kmod-harness", "kernel modules in QEMU guests")
     group.addoption(
-        "--kernel", default=kernels.DEFAULT_KERNEL, help="kernel that guests run (default: 6.1)"
-    )
+        "--kernel", metavar="NAME[,NAME]",
+        help="kernels that guests run (default: 6.1; of a matrix file: all of its own)",
+    )  # fmt: skip
     group.addoption(
         "--profile", default=kernels.DEFAULT_PROFILE, help="its configuration (default: kasan)"
     )
@@ -63,9 +77,101 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before anything is collected."""
     try:
-        kernels.load_recipe(config.getoption("--kernel"), config.getoption("--profile"))
+        for name in _kernels(config):
+            kernels.load_recipe(name, config.getoption("--profile"))
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _kernels(config: pytest.Config) -> tuple[str, ...]:
+    """Return the kernels that were asked for, or the default one."""
+    asked = config.getoption("--kernel")
+    return tuple(dict.fromkeys(asked.split(","))) if asked else (kernels.DEFAULT_KERNEL,)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that uses a kernel once for each, where several were asked for."""
+    names = _kernels(metafunc.config)
+    if len(names) > 1 and "kernel_name" in metafunc.fixturenames:
+        metafunc.parametrize("kernel_name", names, indirect=True, scope="session")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Take a matrix file that was named on the command line: each cell of it is a test."""
+    if file_path.name.endswith("matrix.yaml") and parent.session.isinitpath(file_path):
+        return MatrixFile.from_parent(parent, path=file_path)
+    return None
+
+
+class MatrixFile(pytest.File):
+    """A matrix file."""
+
+    def collect(self) -> Iterator[MatrixItem]:
+        """Yield a test for each cell on the kernels that were asked for."""
+        try:
+            matrix = matrixplan.load_matrix(self.path)
+            own = frozenset(cell.id for cell in matrix.cells)
+            if self.config.getoption("--kernel"):
+                own = matrix.only_kernels(_kernels(self.config))
+        except UsageError as error:
+            raise self.CollectError(str(error)) from error
+        for cell in matrix.cells:
+            if cell.id in own:
+                yield MatrixItem.from_parent(self, name=cell.id, matrix=matrix, cell=cell)
+
+
+class _Nowhere:
+    """pytest knows what became of a cell; nobody goes on with it."""
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        pass
+
+
+class MatrixItem(pytest.Item):
+    """A cell of a matrix."""
+
+    def __init__(self, *, matrix: Matrix, cell: Cell, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._matrix = matrix
+        self._cell = cell
+
+    def runtest(self) -> None:
+        """Run the cell's trials; a finding that was not promised fails."""
+        if self._cell.skip is not None:
+            pytest.skip(self._cell.skip)
+        state = State()
+        runner = cell_runner(self.config)
+        Run(self._matrix, frozenset([self._cell.id]), state, _Nowhere(), runner).run_cell(
+            self._cell
+        )
+        found = matrixrun.result(self._cell, state.of(self._cell.id))
+        if found.state == "error":
+            raise InfrastructureError(f"{found.id}: {found.why}")
+        if found.agrees is False:
+            pytest.fail(_cell_text(found), pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        # Not the name alone: pytest would take its dots for those of a Python name.
+        return self.path, None, f"cell {self.name}"
+
+
+def cell_runner(config: pytest.Config) -> Runner:
+    """Return what runs cells: one trial at a time where pytest itself has workers."""
+    parallel = 1 if hasattr(config, "workerinput") else os.cpu_count() or 1
+    bundles = config.rootpath / config.getoption("--bundles")
+    return LabRunner(_session_lab(config), workers=parallel, bundles=bundles)
+
+
+def _cell_text(found: matrixdoc.Cell) -> str:
+    text = f"{found.id}: {found.findings} of {found.trials} trials had findings\n  "
+    text += found.why or found.title or ""
+    if found.bundle is None:
+        return text
+    try:
+        text += "\n\n" + (Path(found.bundle) / "findings.txt").read_text()
+    except OSError as error:
+        text += f"\n\n{found.bundle}: cannot be read: {error.strerror}\n"
+    return f"{text}\nreplay: {report.replay_command(Path(found.bundle))}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,15 +210,19 @@ def harness_lab(pytestconfig: pytest.Config) -> Lab:
     Kernel, image and templates come from the cache; several workers that need
     the same one make it once.
     """
-    if _LAB not in pytestconfig.stash:
-        pytestconfig.stash[_LAB] = Lab(store.Store.open(), _progress(pytestconfig))
-    return pytestconfig.stash[_LAB]
+    return _session_lab(pytestconfig)
+
+
+def _session_lab(config: pytest.Config) -> Lab:
+    if _LAB not in config.stash:
+        config.stash[_LAB] = Lab(store.Store.open(), _progress(config))
+    return config.stash[_LAB]
 
 
 @pytest.fixture(scope="session")
-def kernel_name(pytestconfig: pytest.Config) -> str:
-    """The kernel that was asked for with ``--kernel``."""
-    return str(pytestconfig.getoption("--kernel"))
+def kernel_name(request: pytest.FixtureRequest) -> str:
+    """The kernel that was asked for with ``--kernel``; of several, each in turn."""
+    return str(getattr(request, "param", _kernels(request.config)[0]))
 
 
 @pytest.fixture(scope="session")

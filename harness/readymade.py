@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import cpio, kconfig, sources, store
+from harness import cpio, kconfig, proc, sources, store
 from harness.archive import Package, unpack
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError, KernelBuildError, UsageError
@@ -41,7 +41,9 @@ _BUILT = (
     "scripts/mod/modpost",
 )  # fmt: skip
 
-_PARTS = ("linux-image-", "linux-headers-", "linux-kbuild-")
+#: How the packages are called that a kernel is spread over; since 7.x they are more.
+_PARTS = ("linux-image-", "linux-binary-", "linux-modules-", "linux-base-", "linux-headers-",
+          "linux-kbuild-")  # fmt: skip
 
 Progress = Callable[[str, float | None], None]
 
@@ -118,11 +120,12 @@ def fill_from_packages(
             deb = archive.fetch(package, into, deadline)
         unpack(deb, unpacked, deadline)
         deb.unlink()
-    images = sorted((unpacked / "boot").glob("vmlinuz-*"))
+    images = {path.name.removeprefix("vmlinuz-"): path for path in unpacked.glob("boot/vmlinuz-*")}
+    images |= {path.parent.name: path for path in unpacked.glob("usr/lib/modules/*/vmlinuz")}
     if len(images) != 1:
         raise KernelBuildError(f"{parts.image.name}: holds {len(images)} kernels, not one")
-    release = images[0].name.removeprefix("vmlinuz-")
-    shutil.copyfile(images[0], into / "bzImage")
+    release, bzimage = images.popitem()
+    shutil.copyfile(bzimage, into / "bzImage")
     headers = unpacked / "usr" / "src" / f"linux-headers-{release}"
     if not (headers / ".config").is_file():
         raise KernelBuildError(f"kernel {recipe.label}: the headers are not those of {release}")
@@ -140,6 +143,7 @@ def fill_from_packages(
     shutil.rmtree(unpacked)
     common = _unroot(into / "usr" / "src" / f"linux-headers-{release}")
     (into / "build").symlink_to(f"usr/src/linux-headers-{release}")
+    _check_tools(recipe, into / "build")
     return {"release": release, "version": parts.image.version, "source": f"usr/src/{common}"}
 
 
@@ -246,6 +250,22 @@ def _unroot(headers: Path) -> str:
         raise InfrastructureError(f"{makefile}: does not say where the common headers are")
     makefile.write_text(text.replace("/usr/src/", "../"))
     return common[1]
+
+
+def _check_tools(recipe: Recipe, build: Path) -> None:
+    """Check that the programs which come with the headers run on this machine."""
+    for name in ("basic/fixdep", "mod/modpost"):
+        # Without arguments it has nothing to do, and may say so.
+        tool = build / "scripts" / name
+        done = proc.run([str(tool)], deadline=Deadline.after(60), check=False)
+        said = done.stderr.decode(errors="backslashreplace")
+        if "GLIBC_" in said or "error while loading shared libraries" in said:
+            raise KernelBuildError(
+                f"kernel {recipe.label}: the programs in its headers do not run here",
+                evidence=said.strip(),
+                hint="they are made for a newer Debian than this one; its source can be"
+                " compiled here",
+            )
 
 
 def _module_name(path: Path) -> str:

@@ -25,6 +25,8 @@ MAX_BYTES: Final = 262144
 MAX_VALUES: Final = 20000
 MAX_DEPTH: Final = 64
 
+_NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
 #: Keys and indexes from the top of the document.
 Place = tuple[str | int, ...]
 _M = TypeVar("_M", bound=pydantic.BaseModel)
@@ -119,13 +121,15 @@ def _known_fields(asked: type[pydantic.BaseModel]) -> list[str]:
     return [field for model in models for field in model.model_fields]
 
 
-def parse(text: str, file: str, what: str = "a scenario") -> Document:
+def parse(text: str, file: str, what: str = "a scenario", *, as_written: bool = False) -> Document:
     """The one document in a text.
 
     :param what: What it is, for messages.
+    :param as_written: Leave numbers the texts that they are: to YAML, ``5.10`` is 5.1
+        and ``1:30`` is 90.
 
     :raises ScenarioError: The text is no YAML, too large, or has something in
-        it that a scenario has no use for.
+        it that ``what`` has no use for.
     """
     if len(text) > MAX_BYTES:
         raise ScenarioError(f"{file}:1: longer than {MAX_BYTES} characters")
@@ -142,15 +146,16 @@ def parse(text: str, file: str, what: str = "a scenario") -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise ScenarioError(f"{file}:1: {what} is a mapping of fields")
     lines: dict[Place, int] = {}
-    value = _Converter(file, lines).value(node, ())
+    value = _Converter(file, lines, as_written).value(node, ())
     return Document(file, value, MappingProxyType(lines))
 
 
 class _Converter:
     """Nodes to values, each counted and its line noted."""
 
-    def __init__(self, file: str, lines: dict[Place, int]) -> None:
+    def __init__(self, file: str, lines: dict[Place, int], as_written: bool) -> None:
         self._file = file
+        self._as_written = as_written
         self._lines = lines
         self._count = 0
         self._scalars = yaml.constructor.SafeConstructor()
@@ -188,6 +193,8 @@ class _Converter:
         line = node.start_mark.line + 1
         if not isinstance(node, yaml.ScalarNode):
             raise self._error(line, "a field's name is a text")
+        if self._as_written and node.tag in _NUMBERS:
+            return str(node.value)
         try:
             value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError) as error:

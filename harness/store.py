@@ -316,6 +316,16 @@ class Store:
         if free_mib(folder) < needed_mib:
             raise no_space(folder, needed_mib=needed_mib)
 
+    def is_being_made(self, kind: str, key: str) -> bool:
+        """Return whether somebody is making an artefact at this moment."""
+        lock = filelock.FileLock(self.root / _LOCKS / f"{kind}-{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        lock.release()
+        return False
+
     def use(self, path: Path) -> None:
         """Count a use of an artefact, and keep it from being removed as long as this cache is open.
 

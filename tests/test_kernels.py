@@ -107,6 +107,11 @@ def test_kernel_is_built_once_and_recorded(cache: store.Store, recipe: Recipe) -
     assert kernel.extra is None
     assert "CONFIG_A=y" in (kernel.build / ".config").read_text()
     assert (kernel.source / "Kconfig").is_file()
+    # It was configured and compiled elsewhere.
+    assert (kernel.build / "Makefile").read_text().splitlines() == [
+        f"export KBUILD_OUTPUT = {kernel.build}",
+        f"include {kernel.source}/Makefile",
+    ]
     assert any(text.startswith("building fake-plain (2 of about 2 steps") for text in said)
     assert kernels.find_kernel(cache, recipe) == kernel
     said.clear()
@@ -134,6 +139,8 @@ def test_build_that_was_killed_goes_on(cache: store.Store, recipe: Recipe, image
     entry = listed(again, "fake", "plain")
     assert entry.state is State.UNFINISHED
     assert log(again) == ["configured", "one"]
+    with again.lock(f"kernel-{entry.key}", soon()):
+        assert listed(again, "fake", "plain").state is State.BEING_BUILT
     kernels.build_kernel(again, recipe)
     assert log(again) == ["configured", "one", "two"]
     assert not list((again.root / "kernel").glob(".*"))

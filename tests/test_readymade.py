@@ -29,6 +29,7 @@ def tree(tmp_path: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     (root / "arch/x86/boot/bzImage").write_text("kernel")
+    (root / "vmlinux").write_text("symbols")
     (root / "include/config/kernel.release").write_text("6.19.0-mine+\n")
     (root / ".config").write_text(CONFIG + "CONFIG_SLUB_DEBUG=y\nCONFIG_RANDOMIZE_BASE=y\n")
     return root
@@ -47,6 +48,7 @@ def test_tree_is_used_as_it_is(cache: store.Store, tree: Path) -> None:
     assert kernel.source == tree
     assert kernel.bzimage.read_text() == "kernel"
     assert "nokaslr" in kernel.arguments
+    assert kernel.vmlinux == kernel.path / "build" / "vmlinux"
     assert "SLUB poison" in kernel.detectors
     assert kernel.make_variables == ("CC=gcc",)
     assert kernels.find_kernel(cache, tree_recipe(tree)) == kernel
@@ -100,6 +102,8 @@ def test_tree_that_lacks_what_the_profile_needs(
         kernels.build_kernel(cache, tree_recipe(tree, profile))
 
 
+TOOL = "#!/bin/sh\necho '{said}' >&2\nexit 1\n"
+
 RELEASE = "6.1.0-9-amd64"
 
 
@@ -147,6 +151,12 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
                 "include /usr/src/linux-headers-6.1.0-9-common/Makefile\n"
             )
             (headers / ".config").write_text(CONFIG + "CONFIG_SLUB_DEBUG=y\n")
+            (headers / "vmlinux").write_text("types, and no symbols")
+            for tool in ("basic/fixdep", "mod/modpost"):
+                path = headers / "scripts" / tool
+                path.parent.mkdir(parents=True)
+                path.write_text(TOOL.format(said=" ".join(depends.get(f"{tool} says", []))))
+                path.chmod(0o755)
         elif name == "linux-headers-6.1.0-9-common":
             (headers.parent / name).mkdir(parents=True)
 
@@ -167,6 +177,7 @@ def test_binary_is_taken_with_its_headers_and_modules(
     assert (kernel.release, kernel.version) == (RELEASE, "6.1.9-1")
     assert kernel.bzimage.read_text() == "kernel"
     assert "rdinit=/early/init" in kernel.arguments
+    assert kernel.vmlinux is None
     # The headers work where they lie.
     include = (kernel.build / "Makefile").read_text().split()[1]
     assert (kernel.build.resolve() / include).parent.resolve() == kernel.source
@@ -230,6 +241,16 @@ def test_headers_of_another_version(cache: store.Store, archive: dict[str, list[
     archive["linux-headers-amd64"] = []
     with pytest.raises(KernelBuildError, match=f"the headers are not those of {RELEASE}"):
         kernels.build_kernel(cache, kernels.load_recipe("6.1", "distro"))
+
+
+@pytest.mark.parametrize("tool", ["basic/fixdep", "mod/modpost"])
+def test_headers_whose_programs_do_not_run_here(
+    cache: store.Store, archive: dict[str, list[str]], tool: str
+) -> None:
+    archive[f"{tool} says"] = [f"{tool}: libc.so.6: version `GLIBC_2.99` not found"]
+    with pytest.raises(KernelBuildError, match="do not run here") as caught:
+        kernels.build_kernel(cache, kernels.load_recipe("6.1", "distro"))
+    assert "GLIBC_2.99" in caught.value.evidence
 
 
 def test_arguments_of_a_profile_come_last(tmp_path: Path) -> None:
