@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, store
+from harness import __version__, schedules, store
 from harness.errors import UsageError
 from harness.machine import Lane
+from harness.program import Program
 from harness.trial import Trial, TrialResult, TrialSpec
 
 FORMAT = 1
@@ -102,7 +103,9 @@ def _fill(folder: Path, trial: Trial, result: TrialResult, payload: bytes, decod
         },
     }
     (folder / "bundle.json").write_text(json.dumps(record, indent=1) + "\n")
-    (folder / "README.md").write_text(_readme(trial.spec, result))
+    schedule = Program.parse(trial.program).schedule
+    said = f"{schedules.describe(schedule)}\n\n" if schedule else ""
+    (folder / "README.md").write_text(_readme(trial.spec, result, said))
 
 
 def made_of(trial: Trial) -> dict[str, str]:
@@ -118,14 +121,14 @@ def made_of(trial: Trial) -> dict[str, str]:
     }
 
 
-def _readme(spec: TrialSpec, result: TrialResult) -> str:
+def _readme(spec: TrialSpec, result: TrialResult, schedule: str) -> str:
     titles = "".join(f"- {finding.title}\n" for finding in result.findings)
     return f"""# {spec.module} ({spec.variant}), seed {spec.seed}
 
 Found on kernel {spec.kernel} ({spec.profile}), lane {spec.lane.value}, scenario {spec.scenario}:
 
 {titles}
-Run it again with `harness replay FOLDER --times 20`, this folder being FOLDER.
+{schedule}Run it again with `harness replay FOLDER --times 20`, this folder being FOLDER.
 
 | file | what it is |
 |---|---|

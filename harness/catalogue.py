@@ -143,10 +143,15 @@ def trials(
     plans: tuple[Scenario, ...],
     seeds: range,
     seconds: float | None,
+    depth: int | None = None,
 ) -> Iterator[Trial]:
-    """Yield one trial a seed, and further ones until a time is over; the scenarios take turns."""
+    """Yield one trial a seed, and further ones until a time is over; the scenarios take turns.
+
+    Args:
+        depth: of a schedule for each trial; none by default.
+    """
     for seed in _lasting(seeds, seconds):
-        yield made.trial(subject, plans[seed % len(plans)], seed)
+        yield made.trial(subject, plans[seed % len(plans)], seed, depth)
 
 
 def _lasting(seeds: range, seconds: float | None) -> Iterator[int]:

@@ -81,6 +81,8 @@ def _parser() -> _Parser:
     call.add_argument("--lane", default="det", choices=[lane.value for lane in Lane])
     call.add_argument("--scenario", help="file or name (default: the module's own, in turn)")
     call.add_argument("--seeds", default="0:8", help="N or A:B, B not included (default: 0:8)")
+    call.add_argument("--schedule", metavar="pct[:DEPTH]",
+                      help="priorities from the seed, in the det lane (default: none)")  # fmt: skip
     call.add_argument("--seconds", type=_positive_float, help="go on with further seeds so long")
     call.add_argument("--until-finding", action="store_true", help="stop at the first finding")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
@@ -143,6 +145,8 @@ def _parser() -> _Parser:
     call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
     call.add_argument("bundle", type=Path, help="folder that a failing trial left")
     call.add_argument("--times", type=_positive_int, default=1, metavar="N")
+    call.add_argument("--minimise", action="store_true",
+                      help="drop steps of its schedule that the finding does not need")  # fmt: skip
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
 
     call = _call(calls, "shell", commands.shell, "a shell in a prepared guest")

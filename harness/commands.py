@@ -24,14 +24,16 @@ from harness import (
     modules,
     report,
     scenario,
+    schedules,
     seeds,
     store,
 )
 from harness.deadline import Deadline
-from harness.errors import ExitStatus
+from harness.errors import ExitStatus, UsageError
 from harness.guest import start_guest
 from harness.lab import Lab
 from harness.machine import Lane
+from harness.program import Program
 from harness.qemu import find_qemu
 from harness.report import ProgressLine
 from harness.trial import TrialResult
@@ -76,6 +78,13 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Run trials of one variant of one module."""
     wanted = seeds.parse(arguments.seeds)
     lane = Lane(arguments.lane)
+    depth = schedules.parse_method(arguments.schedule) if arguments.schedule else None
+    if depth is not None and lane is not Lane.DET:
+        raise UsageError(
+            f"--schedule in the {lane.value} lane: priorities say who runs first where there is"
+            " one processor",
+            hint="leave out --lane",
+        )
     family = modules.find_family(arguments.module)
     modules.find_variant(family, arguments.variant)
     kernels.load_recipe(arguments.kernel, arguments.profile)
@@ -93,7 +102,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, lane
         )
-        trials = catalogue.trials(made, subject, plans, wanted, arguments.seconds)
+        trials = catalogue.trials(made, subject, plans, wanted, arguments.seconds, depth)
         for trial, result in lab.run_trials(
             trials, arguments.workers, stop=lambda result: _enough(result, arguments)
         ):
@@ -135,6 +144,8 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     """Run the trial of a bundle again, and say how much of it was the same."""
     found = bundle.load_bundle(arguments.bundle)
     kernels.load_recipe(found.spec.kernel, found.spec.profile)
+    if arguments.minimise:
+        return _minimise(found)
     titles: Counter[bool] = Counter()
     consoles: Counter[bool] = Counter()
     seen: Counter[str] = Counter()
@@ -157,6 +168,29 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     for outcome, count in seen.most_common():
         out.print(f"  {count} x {outcome}", markup=False)
     return ExitStatus.FINDINGS if titles[True] else ExitStatus.OK
+
+
+def _minimise(found: bundle.Bundle) -> ExitStatus:
+    """Write a bundle beside another whose schedule has only the steps that its finding needs."""
+    if not found.titles:
+        raise UsageError(f"{found.path}: has no finding to keep")
+    with show_progress() as progress:
+        made = Lab(store.Store.open(), progress)
+        trial, _ = made.replay_trial(found)
+        least, result = made.minimised(trial, found.titles[0])
+        path = found.path
+        if result is not None:
+            kernel = made.kernel(found.spec.kernel, found.spec.profile)
+            text = lab.decoded(result, kernel)
+            root = found.path.absolute().parent / "minimised"
+            path = bundle.write_bundle(root, least, result, found.payload, text)
+    schedule = Program.parse(least.program).schedule
+    assert schedule is not None
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(f"title: {found.titles[0]}", markup=False)
+    out.print(schedules.describe(schedule), markup=False)
+    out.print(f"bundle: {path}", markup=False)
+    return ExitStatus.FINDINGS
 
 
 def shell(arguments: argparse.Namespace) -> ExitStatus:

@@ -26,9 +26,11 @@ from harness import (
     program,
     scenario,
     scenario_compile,
+    schedules,
     store,
     symbolise,
     template,
+    verdict,
 )
 from harness import plan as plans
 from harness.errors import UsageError
@@ -158,11 +160,16 @@ class Lab:
         below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)
         return template.stack_template(self.cache, below, subject.archive, self.progress)
 
-    def trial(self, subject: Subject, plan: Scenario, seed: int) -> Trial:
+    def trial(self, subject: Subject, plan: Scenario, seed: int, depth: int | None = None) -> Trial:
         """Return a trial of a subject: a scenario with a seed.
 
         Leaks are looked for with seed 0 only, and where the kernel can: whether memory
         is lost does not hang on the schedule, and looking takes long.
+
+        Args:
+            depth: of a schedule made from the seed (``harness/schedules.py``); none by
+                default. The first trial of a scenario that has one comes after
+                another without, which says how long it takes.
         """
         compiled = scenario_compile.compile_program(
             plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
@@ -170,7 +177,29 @@ class Lab:
         compiled = program.load_first(compiled, _needs(subject.module))
         can = "kmemleak" in self.kernel(subject.kernel, subject.profile).detectors
         compiled = dataclasses.replace(compiled, kmemleak=compiled.kmemleak and can and seed == 0)
+        if depth is not None:
+            schedule = schedules.make_schedule(
+                depth,
+                seed,
+                [actor.name for actor in compiled.actors if not actor.fifo],
+                length_us=self.length_us(subject, plan),
+                bound_us=compiled.bound_us,
+            )
+            compiled = dataclasses.replace(compiled, schedule=schedule)
         return self._trial(subject, plan, compiled)
+
+    @functools.cache  # noqa: B019
+    def length_us(self, subject: Subject, plan: Scenario) -> int:
+        """Return how long a scenario takes in a guest without a schedule, microseconds.
+
+        Raises:
+            GuestError: the guest left no evidence to judge.
+        """
+        ready = self.trial(subject, plan, 1)
+        whole = program.Program.parse(ready.program)
+        measured = dataclasses.replace(whole, schedule=schedules.MEASURE).serialise()
+        ready = dataclasses.replace(ready, program=measured)
+        return verdict.length_us(run_trial(ready).evidence)
 
     def parked_trial(
         self, subject: Subject, workload: Scenario, seed: int, plan: Plan, cycles: int | None = None
@@ -207,6 +236,34 @@ class Lab:
             subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
         )
 
+    def minimised(self, trial: Trial, title: str) -> tuple[Trial, TrialResult | None]:
+        """Return a trial whose schedule has only the steps that a finding needs, and its result.
+
+        Args:
+            title: of the finding. Without a step that it does not need there is no result:
+                no trial but the given one shows it.
+
+        Raises:
+            UsageError: the trial has no schedule.
+        """
+        whole = program.Program.parse(trial.program)
+        if whole.schedule is None:
+            raise UsageError(
+                f"{trial.spec.label}: has no schedule that could be cut down",
+                hint="`harness run --schedule pct` makes trials that have one",
+            )
+        shown: dict[schedules.Schedule, tuple[Trial, TrialResult]] = {}
+
+        def shows(fewer: schedules.Schedule) -> bool:
+            text = dataclasses.replace(whole, schedule=fewer).serialise()
+            tried = dataclasses.replace(trial, program=text)
+            result = run_trial(tried)
+            shown[fewer] = tried, result
+            return title in (finding.title for finding in result.findings)
+
+        least = schedules.minimise(whole.schedule, shows)
+        return shown.get(least, (trial, None))
+
     def visits(self, trial: Trial) -> tuple[tuple[Visit, ...], TrialResult]:
         """Run a trial with a log of what was executed in modules; return both.
 
@@ -239,6 +296,7 @@ class Lab:
             scenario=workload.name,
             seed=compiled.seed,
             plan=plan,
+            schedule=compiled.schedule.name if compiled.schedule else "",
         )
         return Trial(
             spec=spec,

@@ -31,6 +31,11 @@ MAX_BARRIERS: Final = 16
 MAX_IO_BYTES: Final = 65536
 #: Different modules that one program loads or unloads.
 MAX_MODULES: Final = 8
+#: Roles that a schedule ranks: actors, and the kernel's.
+MAX_RANKS: Final = 72
+#: Demotions and starvations of a schedule.
+MAX_STEPS: Final = 32
+MIN_SLICE_US: Final = 200
 #: Turns of a loop, and every plain number.
 MAX_NUMBER: Final = 1_000_000_000
 MAX_WEIGHT: Final = 1_000_000

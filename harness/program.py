@@ -29,7 +29,8 @@ takes it strictly; a person finds it in a bundle and can follow it::
 
 An ``op`` line is ``op PLACE EXPECT STOP_ON RETRIES NAME ARG...``, an ``actor``
 line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. A ``park`` line is ``park PLAN
-ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none. Words
+ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none; nor do
+they have what may stand in its place, a schedule (``harness/schedules.py``). Words
 are separated by one space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the
 empty word is ``%``; an empty list is ``-``.
 """
@@ -45,6 +46,7 @@ from typing import Final, Literal, cast, get_args
 from harness import ops
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param, Value
+from harness.schedules import Schedule, read_schedule, schedule_lines
 
 ActorKind = Literal["process", "thread"]
 #: Held while the unloader's ops run, or while the other actors go on.
@@ -145,6 +147,7 @@ class Program:
     setup: tuple[Node, ...] = ()
     teardown: tuple[Node, ...] = ()
     park: Park | None = None
+    schedule: Schedule | None = None
 
     def serialise(self) -> bytes:
         """The program text.
@@ -332,6 +335,11 @@ def _program_lines(program: Program) -> Iterator[str]:
         yield from _actor_lines(actor)
     if program.park is not None:
         yield from _park_lines(program.park)
+    if program.schedule is not None:
+        if program.park is not None:
+            raise ValueError("a plan and a schedule")
+        names = [actor.name for actor in program.actors]
+        yield from schedule_lines(program.schedule, names, program.bound_us)
     yield "teardown"
     yield from _node_lines(program.teardown)
     yield "end"
@@ -492,12 +500,18 @@ class _Reader:
         if words[0] == "park":
             park = self._park(words)
             words = self._words()
+        schedule = None
+        if words[0] == "schedule":
+            schedule = read_schedule(words, self._words)
+            words = self._words()
         if words != ["teardown"]:
             raise ValueError("no teardown")
         teardown = self._body(0)
         if self.number != len(self._lines):
             raise ValueError("text after the end of the program")
-        return Program(name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park)
+        return Program(
+            name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park, schedule
+        )
 
     def _actor(self, words: list[str]) -> Actor:
         if len(words) != 7 or words[2] not in ("process", "thread"):

@@ -147,6 +147,7 @@ def trial_record(result: TrialResult, path: Path | None) -> dict[str, Any]:
         "lane": spec.lane.value,
         "scenario": spec.scenario,
         "seed": spec.seed,
+        "schedule": spec.schedule,
         "verdict": result.verdict.value,
         "findings": [
             {"kind": finding.kind.value, "title": finding.title} for finding in result.findings

@@ -37,13 +37,15 @@ class TrialSpec:
     seed: int
     #: Which task was stopped where, and what was done then; nothing in most trials.
     plan: str = ""
+    #: By which method its tasks are scheduled; nothing for the kernel's own way.
+    schedule: str = ""
 
     @property
     def label(self) -> str:
         """A name for files: letters, digits, dots and dashes."""
         words = (
             self.module, self.variant, self.kernel, self.profile, self.lane.value,
-            self.scenario, f"seed{self.seed}", *([self.plan] if self.plan else []),
+            self.scenario, f"seed{self.seed}", *filter(None, (self.plan, self.schedule)),
         )  # fmt: skip
         return re.sub(r"[^\w.]+", "-", "-".join(words))
 

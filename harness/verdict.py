@@ -62,6 +62,10 @@ class Finding:
         return self.title
 
 
+#: Guest time of a trial that ended in a panic at once.
+_SHORT_TRIAL_US = 20_000
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a guest left behind."""
@@ -94,6 +98,25 @@ def parse_report(report: bytes) -> tuple[Event, ...]:
             raise GuestError(f"the executor's report has a line that is none: {text}") from error
         events.append(event)
     return tuple(events)
+
+
+def length_us(evidence: Evidence) -> int:
+    """Return how long actors were at a module: until its last load or unload, microseconds.
+
+    The program has a schedule, which says when they began. A guest that did not live to
+    say it, and a module that was gone before, get the length of a short trial.
+    """
+    events = parse_report(evidence.report)
+    begun = [int(event["at"]) for event in events if event["ev"] == "schedule" and event["begun"]]
+    ends = [
+        int(event[key])
+        for event in events
+        for key in ("loaded_us", "unloaded_us")
+        if event["ev"] == "life" and key in event
+    ]
+    if not begun or not ends:
+        return _SHORT_TRIAL_US
+    return max(_SHORT_TRIAL_US, max(ends) - begun[0])
 
 
 def judge(
@@ -245,6 +268,9 @@ def _require_evidence(events: dict[str, list[Event]], detectors: frozenset[str])
             raise GuestError(f"the executor's report is incomplete: {what}")
     if "truncated" in events:
         raise GuestError("the executor's report was cut off: it may have held a finding")
+    for event in events.get("schedule", ()):
+        if not event.get("over"):
+            raise GuestError("the schedule was not carried out to its end")
     for event in events["detectors"]:
         # -1 stands for a kernel that does not say, because it has none.
         if event.get("lockdep") == -1 and "lockdep" in detectors:

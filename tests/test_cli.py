@@ -33,6 +33,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run poolfs --scenario nothing", "no scenario is called 'nothing'"),
         ("run poolfs --workers 0", "not a positive number"),
         ("run poolfs --seconds -1", "not a positive number of seconds"),
+        ("run poolfs --schedule random", "'random' is no schedule"),
+        ("run poolfs --schedule pct --lane smp", "--schedule in the smp lane"),
         ("sweep nothing", "module 'nothing': no such folder"),
         ("sweep poolfs --variant nothing", "variant 'nothing' of poolfs: unknown"),
         ("sweep poolfs --scenario nothing", "no scenario is called 'nothing'"),

@@ -18,6 +18,7 @@ import pytest
 from harness import ops
 from harness.ops import OPS
 from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program
+from harness.schedules import MEASURE, Demotion, Schedule, Starvation
 
 Event = dict[str, Any]
 Run = Callable[..., list[Event]]
@@ -105,6 +106,9 @@ def test_tables_match_those_of_the_harness(executor: Path) -> None:
         "barriers": str(ops.MAX_BARRIERS),
         "io": str(ops.MAX_IO_BYTES),
         "modules": str(ops.MAX_MODULES),
+        "ranks": str(ops.MAX_RANKS),
+        "steps": str(ops.MAX_STEPS),
+        "slice_us": str(ops.MIN_SLICE_US),
     }
 
 
@@ -668,3 +672,62 @@ def test_missing_program_file_is_refused(executor: Path, tmp_path: Path) -> None
     done = subprocess.run(argv, capture_output=True, timeout=60)
     assert done.returncode == 2
     assert b"No such file" in done.stderr
+
+
+def scheduled(*steps: Demotion | Starvation, end_us: int, **fields: Any) -> Program:
+    """Two actors and a schedule; on this host nobody's priority is touched."""
+    body = Loop(100, (op("sleep", 1000),))
+    schedule = Schedule("pct:3", 500, end_us, ("a", "[kworker]", "b", "teardown"), steps)
+    return program(actor("a", body), actor("b", body), schedule=schedule, **fields)
+
+
+def test_steps_of_a_schedule_are_taken_in_order_and_at_their_times(run: Run) -> None:
+    steps = (Demotion(2000), Starvation(3000, "b", 7000), Starvation(5000, "a", 1000))
+    events = run(scheduled(*steps, end_us=60_000))
+    done = of(events, "step")
+    assert [(event["what"], event.get("role")) for event in done] == [
+        ("demote", None), ("starve", "b"), ("starve", "a"), ("feed", "a"), ("feed", "b"),
+    ]  # fmt: skip
+    for event, due_us in zip(done, (2000, 3000, 5000, 6000, 10_000), strict=True):
+        assert event["us"] >= due_us
+    (end,) = of(events, "schedule")
+    assert end["schedule"] == "pct:3"
+    assert end["begun"]
+    assert end["over"]
+    assert end["us"] >= 60_000
+    # None of this machine's tasks is meddled with.
+    assert end["tasks"] == 0
+    assert of(events, "end", ok=True)
+
+
+def test_schedule_that_outlasts_its_program_ends_with_it(run: Run) -> None:
+    events = run(scheduled(Demotion(9_000_000), end_us=10_000_000))
+    (end,) = of(events, "schedule")
+    assert end["over"]
+    assert end["us"] < 9_000_000
+    assert of(events, "step") == []
+
+
+def test_schedule_of_a_setup_that_failed_is_said_not_to_have_begun(run: Run) -> None:
+    setup = (op("open", 0, "/nowhere", place="setup[0]"),)
+    events = run(scheduled(Demotion(1), end_us=1000, setup=setup), status=1)
+    (end,) = of(events, "schedule")
+    assert not end["begun"]
+    assert of(events, "unexpected")
+
+
+def test_measuring_changes_nothing_and_says_when_the_actors_began(run: Run) -> None:
+    setup = (op("sleep", 20_000, place="setup[0]"),)
+    prog = program(actor("a", op("sleep", 1000)), setup=setup, schedule=MEASURE)
+    events = run(prog)
+    (end,) = of(events, "schedule")
+    (start,) = of(events, "start")
+    assert end["begun"]
+    assert end["over"]
+    assert end["at"] >= start["us"] + 20_000
+    assert of(events, "step") == []
+
+
+def test_program_without_a_schedule_says_nothing_of_one(run: Run) -> None:
+    events = run(one(op("yield")))
+    assert of(events, "schedule") == of(events, "step") == []

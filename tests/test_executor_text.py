@@ -17,6 +17,7 @@ from harness import ops
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param
 from harness.program import Actor, Branch, Choose, Loop, Node, Op, Park, Program
+from harness.schedules import KERNEL_ROLES, TEARDOWN, Demotion, Schedule, Starvation
 
 _GOOD = Program(
     "good",
@@ -113,6 +114,21 @@ _plans = st.builds(
 
 
 @st.composite
+def schedules_of(draw: st.DrawFn, names: list[str], bound_us: int) -> Schedule:
+    roles = draw(st.lists(st.sampled_from([*names, TEARDOWN, *KERNEL_ROLES]), unique=True))
+    end_us = draw(st.integers(0, bound_us // 2))
+    steps: list[Demotion | Starvation] = []
+    for at_us in sorted(draw(st.lists(st.integers(0, end_us), max_size=4))):
+        if roles and at_us < end_us and draw(st.booleans()):
+            length_us = draw(st.integers(1, end_us - at_us))
+            steps.append(Starvation(at_us, draw(st.sampled_from(roles)), length_us))
+        else:
+            steps.append(Demotion(at_us))
+    slice_us = draw(st.integers(ops.MIN_SLICE_US, bound_us))
+    return Schedule("pct:3", slice_us, end_us, tuple(roles), tuple(steps))
+
+
+@st.composite
 def programs(draw: st.DrawFn) -> Program:
     actors = []
     for name in ["a", *draw(_names)]:
@@ -122,15 +138,21 @@ def programs(draw: st.DrawFn) -> Program:
         fifo = draw(st.integers(0, ops.MAX_FIFO))
         body = draw(_body_of[kind])
         actors.append(Actor(name, draw(_texts), body, kind, fifo, repeat, until))
+    bound_us = draw(st.integers(1, ops.MAX_BOUND_US))
+    park = draw(st.none() | _plans)
+    schedule = None
+    if park is None and bound_us >= ops.MIN_SLICE_US and draw(st.booleans()):
+        schedule = draw(schedules_of([actor.name for actor in actors], bound_us))
     return Program(
         name=draw(_texts),
         seed=draw(st.integers(0, 2**64 - 1)),
-        bound_us=draw(st.integers(1, ops.MAX_BOUND_US)),
+        bound_us=bound_us,
         actors=tuple(actors),
         kmemleak=draw(st.booleans()),
         setup=draw(_phases),
         teardown=draw(_phases),
-        park=draw(st.none() | _plans),
+        park=park,
+        schedule=schedule,
     )
 
 
@@ -295,6 +317,42 @@ def test_bad_plan_is_refused_with_line_and_reason(
     checked_executor: Path, old: bytes, new: bytes, line: int, why: str
 ) -> None:
     text = _GOOD.serialise().replace(b"teardown\n", _PARK + b"teardown\n")
+    assert check(checked_executor, text)["ev"] == "program"
+    assert old in text
+    event = check(checked_executor, text.replace(old, new, 1))
+    assert event["ev"] == "bad-program"
+    assert why in event["why"]
+    assert event["line"] == line
+
+
+_SCHEDULE = b"schedule pct:3 300 400\nrank a\nrank [rcu]\ndemote 5\nstarve 9 a 30\nend\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "why"),
+    [
+        (b"pct:3 300", b"300", 26, "'schedule' line has 3 words, not 4"),
+        (b"300 400", b"300 501", 26, "501 is not in 0..500"),
+        (b"300 400", b"199 400", 26, "199 is not in 200..1000"),
+        (b"rank a", b"rank", 27, "'rank' line has 1 words, not 2"),
+        (b"rank a", b"rank nobody", 27, "nobody is called 'nobody'"),
+        (b"rank a", b"rank [rcu]", 28, "'[rcu]' has two ranks"),
+        (b"demote 5", b"rank teardown\nrank b\ndemote 401", 31, "401 is not in 0..400"),
+        (b"demote 5", b"demote 10", 30, "earlier than the one before"),
+        (b"demote 5", b"demote 5 a", 29, "'demote' line has 3 words, not 2"),
+        (b"demote 5", b"demote 5\nrank b", 30, "a rank after a step"),
+        (b"demote 5", b"promote 5", 29, "'promote' in a schedule"),
+        (b"demote 5", b"demote 5\n" * 33, 61, "more than 32 steps"),
+        (b"9 a 30", b"9 b 30", 30, "'b' has no rank"),
+        (b"9 a 30", b"9 a 392", 30, "392 is not in 1..391"),
+        (b"end\nteardown", b"teardown", 31, "'teardown' in a schedule"),
+        (b"schedule pct", _PARK + b"schedule pct", 29, "a plan and a schedule"),
+    ],
+)
+def test_bad_schedule_is_refused_with_line_and_reason(
+    checked_executor: Path, old: bytes, new: bytes, line: int, why: str
+) -> None:
+    text = _GOOD.serialise().replace(b"teardown\n", _SCHEDULE + b"teardown\n")
     assert check(checked_executor, text)["ev"] == "program"
     assert old in text
     event = check(checked_executor, text.replace(old, new, 1))

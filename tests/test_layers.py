@@ -13,7 +13,7 @@ PACKAGE = Path(harness.__file__).parent
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames", "marktext"),
     ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates"),
-    ("matrixdoc",),
+    ("matrixdoc", "schedules"),
     ("matrixdiff", "junit"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
     ("klogrules", "store", "elf", "scenario", "kernelfiles"),

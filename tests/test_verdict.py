@@ -160,3 +160,33 @@ def test_count_of_leaks_is_no_finding_beside_the_leaks() -> None:
     assert titles(LOADED, AUDITED, DETECTORS, END, console=console) == [
         (Kind.SPLAT, klog.LEAK_COUNT)
     ]
+
+
+def test_length_of_a_trial_is_from_its_actors_to_the_last_unload() -> None:
+    begun = {"ev": "schedule", "begun": True, "over": True, "at": 100_000}
+    lives = [
+        {"ev": "life", "loaded_us": 2000, "unloaded_us": 150_000},
+        {"ev": "life", "loaded_us": 151_000},
+    ]
+    assert verdict.length_us(evidence(begun, *lives)) == 51_000
+    # All that there was of it was the setup.
+    assert verdict.length_us(evidence(begun, {"ev": "life", "loaded_us": 2000})) == 20_000
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (),
+        ({"ev": "life", "loaded_us": 2000, "unloaded_us": 150_000},),
+        ({"ev": "schedule", "begun": False, "at": 0},),
+    ],
+)
+def test_trial_that_ended_at_once_counts_as_a_short_one(events: tuple[dict, ...]) -> None:
+    assert verdict.length_us(evidence(*events)) == 20_000
+
+
+def test_schedule_that_was_not_carried_out_is_no_pass() -> None:
+    done = {"ev": "schedule", "schedule": "pct:3", "begun": True, "over": True}
+    assert titles(LOADED, AUDITED, DETECTORS, END, done) == []
+    with pytest.raises(GuestError, match="not carried out to its end"):
+        titles(LOADED, AUDITED, DETECTORS, END, {**done, "over": False})

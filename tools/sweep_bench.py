@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How many trials, and how much processor time, it takes to the first finding.
 
-``make bench-sweep``. For each racy variant of the catalogue, three ways to look for its mistake:
+``make bench-sweep``. For each racy variant of the catalogue, four ways to look for its mistake:
 
-    stress   the smp lane, running freely, another seed each trial
-    random   the det lane, another seed each trial
-    sweep    harness sweep --until-finding, its profiling trials counted as trials
+    stress     the smp lane, running freely, another seed each trial
+    random     the det lane, another seed each trial
+    schedules  the same, with priorities, demotions and starvations of that seed
+    sweep      harness sweep --until-finding, its profiling trials counted as trials
 
 Each is run several times independently (other seeds), one guest at a time, and given up at a
 budget of processor time. Any finding counts, for the correct variants have none. What is shown is
@@ -31,7 +32,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness import lab, modules, scenario, store, sweep
+from harness import lab, modules, scenario, schedules, store, sweep
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.lab import Lab
 from harness.machine import Lane
@@ -44,7 +45,7 @@ RACY = (
     "hooknet:thread-not-waited", "hooknet:checked-once", "lastret:put-then-return",
 )  # fmt: skip
 
-ARMS = ("stress", "random", "sweep")
+ARMS = ("stress", "random", "schedules", "sweep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def search(
     plans = [scenario.load_scenario(scenario.find_scenario(name)) for name in names]
     made.prepared(subject, False)
     cpu, wall = cpu_s(), time.monotonic()
-    looks = _swept if arm == "sweep" else _tried
+    looks = {"sweep": _swept, "schedules": _scheduled}.get(arm, _tried)
     trials, title = looks(made, subject, plans, seed, lambda: cpu_s() - cpu > budget_s)
     return Run(
         family.name, variant, arm, seed, trials, cpu_s() - cpu, time.monotonic() - wall, title
@@ -92,13 +93,13 @@ def search(
 
 def _tried(
     made: Lab, subject: lab.Subject, plans: list[scenario.Scenario], seed: int,
-    spent: Callable[[], bool],
+    spent: Callable[[], bool], depth: int | None = None,
 ) -> tuple[int, str | None]:  # fmt: skip
     """Trials of one scenario after the other, each with a seed of its own."""
     trials = 0
     for number in itertools.count(1):
         # Seed 0 looks for leaks, which is another matter.
-        ready = made.trial(subject, plans[number % len(plans)], seed * 1_000_000 + number)
+        ready = made.trial(subject, plans[number % len(plans)], seed * 1_000_000 + number, depth)
         result = run_trial(ready)
         trials += 1
         if result.findings:
@@ -106,6 +107,16 @@ def _tried(
         if spent():
             break
     return trials, None
+
+
+def _scheduled(
+    made: Lab, subject: lab.Subject, plans: list[scenario.Scenario], seed: int,
+    spent: Callable[[], bool],
+) -> tuple[int, str | None]:  # fmt: skip
+    """As :func:`_tried`; the trials that say how long the others take are counted too."""
+    known = [made.length_us(subject, plan) for plan in plans]
+    trials, title = _tried(made, subject, plans, seed, spent, schedules.DEFAULT_DEPTH)
+    return trials + len(known), title
 
 
 def _swept(

@@ -4,8 +4,8 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, park, run, agent, relay,
- * main.
+ * ops_*, modlife, optable, actor, audit, detectors, tell, tasks, park, schedule,
+ * run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
 #define EXECUTOR_H
@@ -31,6 +31,9 @@
 #define MAX_BARRIERS	16
 #define MAX_IO		65536	/* bytes of one read, write or map */
 #define MAX_MODULES	8	/* modules that one program loads or unloads */
+#define MAX_RANKS	(MAX_ACTORS + 8)	/* roles that a schedule ranks */
+#define MAX_STEPS	32	/* demotions and starvations of a schedule */
+#define MIN_SLICE_US	200
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
@@ -38,6 +41,8 @@
 #define REPORT_BYTES	(256 * 1024)
 #define STACK_TEXT	2048
 #define NAME_LEN	64
+#define MAX_TASKS	256	/* whose priority is changed at a time */
+#define PF_KTHREAD	0x00200000
 
 /* The two actors that every program has besides its own, and that of a plan. */
 #define ACTOR_SETUP	MAX_ACTORS
@@ -169,9 +174,28 @@ struct park {
 	bool users;		/* let the others run; else run the unloader's ops */
 };
 
+/* At a virtual time, one role gets no processor, or whoever is on top moves to the bottom. */
+struct step {
+	uint64_t at_us;
+	int rank;		/* who is starved; negative: a demotion */
+	uint64_t length_us;	/* of a starvation */
+};
+
+/* Who runs before whom, and when that changes; see schedule.c. */
+struct schedule {
+	char *name;
+	uint64_t slice_us;	/* whoever uses most of that time is demoted */
+	uint64_t end_us;
+	unsigned int nranks;
+	char *rank[MAX_RANKS];	/* roles, the first runs before all others */
+	unsigned int nsteps;
+	struct step step[MAX_STEPS];	/* in the order of their times */
+};
+
 struct program {
 	char *name;
 	struct park *park;	/* NULL without a plan */
+	struct schedule *schedule;	/* NULL without one */
 	uint64_t seed;
 	uint64_t bound_us;
 	bool kmemleak;
@@ -271,8 +295,6 @@ struct life {
 struct park_state {
 	_Atomic uint32_t armed;		/* turn up to which breakpoints are set */
 	_Atomic uint32_t start, finished;	/* of the unloader */
-	_Atomic uint32_t spin;
-	volatile uint64_t turns;	/* of the spinner */
 	_Atomic uint32_t disturbed;	/* the plan does what the scenario knows nothing of */
 	const char *what;		/* trouble; a literal */
 	int err;
@@ -292,9 +314,33 @@ struct park_state {
 	char stack_end[STACK_TEXT], stack_wait[STACK_TEXT];
 };
 
+struct spinner_state {
+	_Atomic uint32_t spin;
+	volatile uint64_t turns;
+};
+
+/* What became of a step of a schedule. */
+struct step_done {
+	uint64_t us;			/* since the schedule began */
+	const char *what;		/* a literal: same address in every fork */
+	int rank;			/* negative: nobody could run */
+};
+
+struct schedule_state {
+	_Atomic uint32_t begin, begun, stop, over;
+	_Atomic uint32_t nsteps;
+	struct step_done step[2 * MAX_STEPS];
+	uint64_t began_us;
+	uint64_t end_us;		/* when it was over, since it began */
+	uint32_t turns;			/* of those who had the processor too long */
+	uint32_t tasks;			/* whose priority was set */
+};
+
 struct shared {
 	struct report_state report;
 	struct park_state park;
+	struct spinner_state spinner;
+	struct schedule_state schedule;
 	_Atomic uint32_t ready, go, ended;
 	/* turn << 32 | arrived << 16 | members, so that one CAS moves all */
 	_Atomic uint64_t barrier[MAX_BARRIERS];
@@ -440,12 +486,37 @@ void tell_hang(const char *actor, const struct program *prog, uint32_t node, int
 void tell_sums(const struct program *prog);
 void tell_modules(const struct program *prog);
 void tell_plan_end(const struct program *prog);
+void tell_schedule_end(const struct program *prog);
+
+/* tasks.c: who may run before whom */
+struct task {
+	int tid, parent;
+	char state;
+	unsigned int flags;
+	char comm[32];
+};
+
+bool read_task(int tid, struct task *task);
+void each_task(void (*each)(const struct task *task));
+bool set_policy(int tid, int policy, int priority);
+bool lift(int tid, int policy, int priority);
+unsigned int tasks_lifted(void);
+void tasks_restore(void);
+void spinner_start(int priority);
+void spin(int priority);
+void spin_end(void);
 
 /* park.c: stop a task at an instruction */
 void park_prepare(void);
 int park_start(const struct program *program);
 void park_arm(uint32_t turn);
 void park_end(void);
+
+/* schedule.c: seeded priorities */
+bool schedule_knows_role(const char *role);
+int schedule_start(const struct program *program);
+void schedule_begin(void);
+void schedule_end(void);
 
 /* run.c */
 void shared_alloc(void);

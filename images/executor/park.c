@@ -25,8 +25,6 @@
  * from the unloader's state: asleep, and nobody else left to run.
  */
 #define _GNU_SOURCE
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -75,8 +73,6 @@
 /* Looks at users that are all blocked before that is what they are called. */
 #define LOOKS_BLOCKED	4
 
-#define MAX_TASKS	256
-#define PF_KTHREAD	0x00200000
 #define RING_BYTES	(2 * 4096)
 
 struct watch {
@@ -84,20 +80,6 @@ struct watch {
 	int tid;
 	unsigned int actor;
 	struct perf_event_mmap_page *ring;
-};
-
-struct task {
-	int tid;
-	char state;
-	unsigned int flags;
-	char comm[32];
-};
-
-/* A policy that was changed for the time of a hold. */
-struct lifted {
-	int tid;
-	int policy;
-	int priority;
 };
 
 static const struct program *prog;
@@ -109,7 +91,7 @@ static int kthreads[MAX_TASKS];
 static unsigned int nkthreads;
 
 static int request[2] = { -1, -1 };
-static pid_t director_pid, spinner_pid;
+static pid_t director_pid;
 
 static struct watch gate = { .fd = -1 };
 static struct watch watches[ALL_ACTORS + 1];
@@ -118,45 +100,7 @@ static uint64_t point_address;
 static bool of_kernel;		/* the role is any thread but the program's */
 static uint64_t hits_before[ALL_ACTORS + 1];	/* in earlier lives of the module */
 
-static struct lifted lifted[MAX_TASKS];
-static unsigned int nlifted;
-
 /* ---- what there is in the guest ---- */
-
-static bool read_task(int tid, struct task *task)
-{
-	char path[64], text[512];
-	char *open, *close;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-	if (read_file(path, text, sizeof(text)) <= 0)
-		return false;
-	open = strchr(text, '(');
-	close = strrchr(text, ')');
-	if (!open || !close || close <= open)
-		return false;
-	task->tid = tid;
-	*close = '\0';
-	copy_name(task->comm, sizeof(task->comm), open + 1);
-	return sscanf(close + 2, "%c %*d %*d %*d %*d %*d %u", &task->state, &task->flags) == 2;
-}
-
-/* Calls @each for every process and kernel thread. */
-static void each_task(void (*each)(const struct task *task))
-{
-	DIR *proc = opendir("/proc");
-	struct dirent *entry;
-	struct task task;
-
-	if (!proc)
-		return;
-	while ((entry = readdir(proc))) {
-		if (isdigit((unsigned char)entry->d_name[0]) &&
-		    read_task(atoi(entry->d_name), &task))
-			each(&task);
-	}
-	closedir(proc);
-}
 
 /* Those that others wait for in the course of an unload. */
 static void note_kthread(const struct task *task)
@@ -378,33 +322,6 @@ static void arm(void)
 
 /* ---- who runs while somebody is parked ---- */
 
-static void lift(int tid, int policy, int priority)
-{
-	struct sched_param param;
-	struct lifted *one = &lifted[nlifted];
-
-	if (nlifted == MAX_TASKS || sched_getparam(tid, &param))
-		return;
-	one->tid = tid;
-	one->policy = sched_getscheduler(tid);
-	one->priority = param.sched_priority;
-	if (one->policy < 0)
-		return;
-	param.sched_priority = priority;
-	if (!sched_setscheduler(tid, policy, &param))
-		nlifted++;
-}
-
-static void restore_all(void)
-{
-	while (nlifted) {
-		const struct lifted *one = &lifted[--nlifted];
-		struct sched_param param = { .sched_priority = one->priority };
-
-		sched_setscheduler(one->tid, one->policy, &param);
-	}
-}
-
 static void lift_kthreads(void)
 {
 	for (unsigned int i = 0; i < nkthreads; i++) {
@@ -432,31 +349,6 @@ static void lift_if_runnable_other(const struct task *task)
 		lift(task->tid, SCHED_RR, park->users ? PRIO_USERS : PRIO_LIFTED);
 }
 
-static void spinner_main(void)
-{
-	struct sched_param param = { .sched_priority = PRIO_SPINNER };
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	prctl(PR_SET_NAME, "spinner");
-	sched_setscheduler(0, SCHED_FIFO, &param);
-	for (;;) {
-		while (!atomic_load(&ps->spin))
-			futex_wait(&ps->spin, 0, 0);
-		/* The count tells the director that nobody above had anything to do. */
-		while (atomic_load_explicit(&ps->spin, memory_order_relaxed))
-			ps->turns = ps->turns + 1;
-	}
-}
-
-static void spin(int priority)
-{
-	struct sched_param param = { .sched_priority = priority };
-
-	sched_setscheduler(spinner_pid, SCHED_FIFO, &param);
-	atomic_store(&ps->spin, 1);
-	futex_wake_all(&ps->spin);
-}
-
 /* ---- one hold ---- */
 
 /* Whether what an unloader sleeps in ends by itself, given time. */
@@ -479,8 +371,8 @@ static void give_way(int unloader)
 	ps->gave_way = true;
 	ps->gave_way_us = now_us();
 	stack_text(unloader, unloader, ps->stack_wait, sizeof(ps->stack_wait));
-	atomic_store(&ps->spin, 0);
-	restore_all();
+	spin_end();
+	tasks_restore();
 }
 
 struct watchman {
@@ -502,10 +394,10 @@ static bool unloader_sleeps(const struct watchman *man)
 static void look_at_unloader(struct watchman *man)
 {
 	char stack[STACK_TEXT];
-	unsigned int before = nlifted;
+	unsigned int before = tasks_lifted();
 
 	/* Cheaper than /proc, and as sure: while anybody above runs, the spinner does not. */
-	if (ps->turns == man->turns) {
+	if (shared->spinner.turns == man->turns) {
 		man->asleep = 0;
 		if (++man->busy % LOOKS_BUSY == 0 && unloader_sleeps(man))
 			man->waited += LOOKS_BUSY;
@@ -513,7 +405,7 @@ static void look_at_unloader(struct watchman *man)
 			give_way(man->unloader);
 		return;
 	}
-	man->turns = ps->turns;
+	man->turns = shared->spinner.turns;
 	man->busy = 0;
 	if (!unloader_sleeps(man)) {
 		man->asleep = 0;
@@ -525,7 +417,7 @@ static void look_at_unloader(struct watchman *man)
 		each_task(lift_if_runnable_kthread);
 	else if (man->asleep == LOOKS_ACTORS)
 		each_task(lift_if_runnable_other);
-	if (nlifted > before)
+	if (tasks_lifted() > before)
 		man->asleep = 0;
 	if (man->asleep < LOOKS_VICTIM && man->waited < LOOKS_ALL)
 		return;
@@ -538,7 +430,7 @@ static void run_unloader(void)
 {
 	struct watchman man = { .unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid) };
 
-	man.turns = ps->turns;
+	man.turns = shared->spinner.turns;
 	atomic_store(&ps->start, 1);
 	futex_wake_all(&ps->start);
 	while (!atomic_load(&ps->finished)) {
@@ -568,7 +460,7 @@ static bool users_blocked(void)
 /* The others run on above the spinner, the victim stays below it. */
 static void run_users(void)
 {
-	uint64_t turns = ps->turns;
+	uint64_t turns = shared->spinner.turns;
 	unsigned int asleep = 0;
 
 	lift(ps->tid, SCHED_OTHER, 0);
@@ -579,20 +471,20 @@ static void run_users(void)
 			lift(atomic_load(&st->tid), SCHED_RR, PRIO_USERS);
 	}
 	for (unsigned int looks = 0; looks < USERS_LOOKS && asleep < LOOKS_BLOCKED; looks++) {
-		unsigned int before = nlifted;
+		unsigned int before = tasks_lifted();
 
 		sleep_us(LOOK_US);
 		/* They are busy as long as the spinner is not. */
-		if (ps->turns == turns || !users_blocked()) {
+		if (shared->spinner.turns == turns || !users_blocked()) {
 			asleep = 0;
 		} else {
 			asleep++;
 			/* For somebody new, maybe: request_module() starts a helper. */
 			each_task(lift_if_runnable_other);
-			if (nlifted > before)
+			if (tasks_lifted() > before)
 				asleep = 0;
 		}
-		turns = ps->turns;
+		turns = shared->spinner.turns;
 	}
 	if (asleep) {
 		ps->gave_way = true;
@@ -631,8 +523,8 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 	stack_text(pid, tid, ps->stack_end, sizeof(ps->stack_end));
 	ps->held = switches && switches == task_switches(pid, tid);
 	tell_now(&ps->over);
-	atomic_store(&ps->spin, 0);
-	restore_all();
+	spin_end();
+	tasks_restore();
 }
 
 /* ---- the director ---- */
@@ -708,9 +600,7 @@ static void director_main(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "director");
 	close(request[1]);
-	spinner_pid = fork();
-	if (!spinner_pid)
-		spinner_main();
+	spinner_start(PRIO_SPINNER);
 	if (sched_setscheduler(0, SCHED_FIFO, &param))
 		trouble("sched_setscheduler", errno);
 	if (!gate_address) {

@@ -332,6 +332,86 @@ static bool parse_park(struct parser *p)
 	return parse_body(p, unloader);
 }
 
+static bool parse_rank(struct parser *p, struct schedule *plan)
+{
+	if (!need_words(p, 2))
+		return false;
+	if (plan->nsteps)
+		return parse_fail(p, "a rank after a step");
+	if (plan->nranks == MAX_RANKS)
+		return parse_fail(p, "more than %d ranks", MAX_RANKS);
+	for (unsigned int i = 0; i < plan->nranks; i++) {
+		if (!strcmp(plan->rank[i], p->word[1]))
+			return parse_fail(p, "'%.40s' has two ranks", p->word[1]);
+	}
+	if (strcmp(p->word[1], "teardown") && !schedule_knows_role(p->word[1]) &&
+	    actor_by_name(p->prog, p->word[1]) < 0)
+		return parse_fail(p, "nobody is called '%.40s'", p->word[1]);
+	return get_string(p, p->word[1], &plan->rank[plan->nranks++]);
+}
+
+/* demote AT, or starve AT ROLE LENGTH; all of them end with the schedule */
+static bool parse_step(struct parser *p, struct schedule *plan)
+{
+	bool starve = !strcmp(p->word[0], "starve");
+	struct step *step = &plan->step[plan->nsteps];
+	int64_t at, length = 0;
+
+	if (!starve && strcmp(p->word[0], "demote"))
+		return parse_fail(p, "'%.40s' in a schedule", p->word[0]);
+	if (plan->nsteps == MAX_STEPS)
+		return parse_fail(p, "more than %d steps", MAX_STEPS);
+	if (!need_words(p, starve ? 4 : 2) ||
+	    !get_int(p, p->word[1], 0, plan->end_us, &at) ||
+	    (starve && !get_int(p, p->word[3], 1, plan->end_us - at, &length)))
+		return false;
+	if (plan->nsteps && step[-1].at_us > (uint64_t)at)
+		return parse_fail(p, "a step that is earlier than the one before");
+	step->at_us = at;
+	step->length_us = length;
+	step->rank = -1;
+	for (unsigned int i = 0; starve && i < plan->nranks; i++) {
+		if (!strcmp(plan->rank[i], p->word[2]))
+			step->rank = i;
+	}
+	if (starve && step->rank < 0)
+		return parse_fail(p, "'%.40s' has no rank", p->word[2]);
+	plan->nsteps++;
+	return true;
+}
+
+/* schedule NAME SLICE_US END_US, then ranks, then steps */
+static bool parse_schedule(struct parser *p)
+{
+	struct schedule *plan = calloc(1, sizeof(*plan));
+	int64_t slice, end;
+
+	if (!plan)
+		return parse_fail(p, "out of memory");
+	if (!need_words(p, 4))
+		return false;
+	if (p->prog->park)
+		return parse_fail(p, "a plan and a schedule");
+	/* What is left of the bound is for a program that goes on without it. */
+	if (!get_string(p, p->word[1], &plan->name) ||
+	    !get_int(p, p->word[3], 0, p->prog->bound_us / 2, &end) ||
+	    !get_int(p, p->word[2], MIN_SLICE_US, p->prog->bound_us, &slice))
+		return false;
+	plan->slice_us = slice;
+	plan->end_us = end;
+	p->prog->schedule = plan;
+	while (parse_line(p)) {
+		bool ok;
+
+		if (!strcmp(p->word[0], "end"))
+			return need_words(p, 1);
+		ok = strcmp(p->word[0], "rank") ? parse_step(p, plan) : parse_rank(p, plan);
+		if (!ok)
+			return false;
+	}
+	return false;
+}
+
 struct until_of {
 	struct actor *actor;
 	unsigned int index;
@@ -435,6 +515,9 @@ static bool parse_all(struct parser *p)
 			return false;
 	}
 	if (!p->failed && !strcmp(p->word[0], "park") && (!parse_park(p) || !parse_line(p)))
+		return false;
+	if (!p->failed && !strcmp(p->word[0], "schedule") &&
+	    (!parse_schedule(p) || !parse_line(p)))
 		return false;
 	if (p->failed || !parse_phase(p, ACTOR_TEARDOWN, "teardown"))
 		return false;

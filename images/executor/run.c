@@ -342,6 +342,10 @@ static bool run_actors(const struct program *prog, uint64_t deadline)
 		park_arm(2);
 		wait_word(prog, &shared->park.armed, 2, deadline);
 	}
+	if (prog->schedule) {
+		schedule_begin();
+		wait_word(prog, &shared->schedule.begun, 1, deadline);
+	}
 	atomic_store(&shared->go, 1);
 	futex_wake_all(&shared->go);
 	wait_actors(prog, 0, prog->nactors, goal, deadline);
@@ -414,6 +418,8 @@ bool run_program(const struct program *prog)
 	ev_end();
 	if (prog->park && (err = park_start(prog)))
 		tell_trouble("fork", err);
+	if (prog->schedule && (err = schedule_start(prog)))
+		tell_trouble("fork", err);
 	ok = run_phase(prog, ACTOR_SETUP, start + prog->bound_us);
 	if (ok)
 		ok = run_actors(prog, start + prog->bound_us);
@@ -423,7 +429,10 @@ bool run_program(const struct program *prog)
 	}
 	finish_plan(prog, start + prog->bound_us);
 	ok &= run_phase(prog, ACTOR_TEARDOWN, now_us() + TEARDOWN_US);
+	if (prog->schedule)
+		schedule_end();
 	tell_news(prog);
+	tell_schedule_end(prog);
 	tell_sums(prog);
 	tell_modules(prog);
 	/* What a stuck task still holds is no residue of the module. */

@@ -177,6 +177,44 @@ static void tell_plan(const struct program *prog)
 	}
 }
 
+static void ev_role(const struct program *prog, int rank)
+{
+	if (rank >= 0)
+		ev_str("role", prog->schedule->rank[rank]);
+}
+
+static void tell_steps(const struct program *prog)
+{
+	static uint32_t told;
+	uint32_t count = atomic_load(&shared->schedule.nsteps);
+
+	for (; told < count; told++) {
+		const struct step_done *done = &shared->schedule.step[told];
+
+		ev_begin("step");
+		ev_u64("us", done->us);
+		ev_str("what", done->what);
+		ev_role(prog, done->rank);
+		ev_end();
+	}
+}
+
+/* Once, when everybody has his own priority again. */
+void tell_schedule_end(const struct program *prog)
+{
+	if (!prog->schedule)
+		return;
+	ev_begin("schedule");
+	ev_str("schedule", prog->schedule->name);
+	ev_bool("begun", atomic_load(&shared->schedule.begun));
+	ev_bool("over", atomic_load(&shared->schedule.over));
+	ev_u64("at", shared->schedule.began_us);
+	ev_u64("us", shared->schedule.end_us);
+	ev_u64("turns", shared->schedule.turns);
+	ev_u64("tasks", shared->schedule.tasks);
+	ev_end_always();
+}
+
 /* Told as it happens: a panic may end the report at any moment. */
 void tell_news(const struct program *prog)
 {
@@ -188,6 +226,7 @@ void tell_news(const struct program *prog)
 	}
 	tell_inside(prog);
 	tell_plan(prog);
+	tell_steps(prog);
 }
 
 void tell_died(const struct program *prog, unsigned int actor, uint32_t node)

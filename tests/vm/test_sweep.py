@@ -134,7 +134,8 @@ def test_users_run_while_init_is_stopped(harness_lab: Lab, role: str) -> None:
 
 def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
     text = "unloader poolfs_module_exit+0x0 #1 then users"
-    assert park(harness_lab, "good", "mounts-vs-rmmod", text).verdict is Verdict.CLEAN
+    # Whether an unload comes between the mounts is left to chance, so it is tried more than once.
+    assert park(harness_lab, "good", "mounts-vs-rmmod", text, cycles=8).verdict is Verdict.CLEAN
 
 
 @pytest.mark.parametrize("action", [one for one in Action if one is not Action.TWO_STAGE])
@@ -142,7 +143,7 @@ def test_every_action_of_a_correct_module_is_harmless(harness_lab: Lab, action: 
     text = f"user.* poolfs_create+0x0 #1 then {action.value}"
     outcome = park(harness_lab, "good", "files-vs-rmmod", text, cycles=4)
     assert outcome.findings == ()
-    assert outcome.verdict in (Verdict.PROTECTED, Verdict.CLEAN, Verdict.WAITED)
+    assert outcome.verdict in (Verdict.PROTECTED, Verdict.CLEAN, Verdict.WAITED, Verdict.LATE)
 
 
 def test_report_of_a_finding_becomes_the_plan_that_shows_it(harness_lab: Lab) -> None:
