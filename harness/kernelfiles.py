@@ -47,10 +47,34 @@ class DebianImage(_Fields):
     suites: Suites
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    return text
+
+
+Pattern = Annotated[str, pydantic.AfterValidator(_pattern)]
+
+
+class KnownReport(_Fields):
+    """What a kernel reports about itself, whichever module is used."""
+
+    #: The report's title, all of it.
+    title: Pattern
+    #: What its text has somewhere: what tells it from a module's own of that title.
+    text: Pattern
+    #: Whose mistake it is, and where it was mended.
+    reason: str
+
+
 class _KernelFile(_Fields):
     name: Word
     #: Options of the fragments that it does not have, and can do without.
     lacks: tuple[Option, ...] = ()
+    #: Its own reports, which say nothing about a module.
+    known: tuple[KnownReport, ...] = ()
     #: The program that compiles it and its modules.
     compiler: Word = "gcc"
     #: The binary that a profile takes which changes nothing.
@@ -131,6 +155,8 @@ class Recipe:
     needs: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    #: Its own reports, which say nothing about a module.
+    known: tuple[KnownReport, ...] = ()
     compiler: str = "gcc"
     #: The kernel's file, for messages; paths in it are seen from its folder.
     file: Path = field(default=Path(), compare=False)
@@ -194,6 +220,7 @@ def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> R
         needs=settings.needs,
         arguments=settings.arguments,
         modules=settings.modules if isinstance(kernel, Tree) else (),
+        known=kernel.known,
         compiler=kernel.compiler,
         file=path,
     )
@@ -311,6 +338,7 @@ def _as_it_is(kernel: KernelFile, settings: Profile, path: Path) -> Recipe:
         needs=settings.needs,
         arguments=settings.arguments,
         modules=settings.modules,
+        known=kernel.known,
         compiler=kernel.compiler,
         file=path,
     )

@@ -87,6 +87,8 @@ class Kernel:
     arguments: tuple[str, ...] = ()
     #: What can be found in it: names as in :func:`harness.kernelfiles.detectors`.
     detectors: tuple[str, ...] = ()
+    #: Its own reports, which say nothing about a module: patterns of title and text.
+    known: tuple[tuple[str, str], ...] = ()
     #: What make needs to be told to compile a module for it.
     make_variables: tuple[str, ...] = ()
 
@@ -145,6 +147,7 @@ def load_kernel(cache: store.Store, recipe: Recipe, path: Path) -> Kernel:
         else None,
         arguments=arguments,
         detectors=kernelfiles.detectors(config, arguments),
+        known=tuple((report.title, report.text) for report in recipe.known),
         make_variables=tuple(variables),
     )
 

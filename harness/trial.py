@@ -99,6 +99,7 @@ def judge(trial: Trial, evidence: Evidence, wall_s: float = 0.0) -> TrialResult:
         evidence,
         lambda module, at: symbolise.name_address(at, lives),
         detectors=trial.template.base.kernel.detectors,
+        known=trial.template.base.kernel.known,
     )
     return TrialResult(
         spec=trial.spec,

@@ -124,11 +124,14 @@ def judge(
     resolve: Resolve = lambda module, address: None,
     *,
     detectors: Iterable[str] = (),
+    known: Iterable[tuple[str, str]] = (),
 ) -> tuple[Finding, ...]:
     """Return everything that is wrong in a trial; nothing means that it passed.
 
     Args:
         detectors: what the kernel has; those that can tell must have been awake.
+        known: reports of the kernel's own that are no findings: patterns of the
+            whole title, and of something in the text.
 
     Raises:
         GuestError: the evidence is incomplete, so there is no verdict.
@@ -137,7 +140,10 @@ def judge(
     by_name: dict[str, list[Event]] = {}
     for event in events:
         by_name.setdefault(event["ev"], []).append(event)
-    findings = [*_splats(evidence.console, named_leaks="leak" in by_name)]
+    splats = [*_splats(evidence.console, named_leaks="leak" in by_name)]
+    patterns = tuple(known)
+    findings = [finding for finding in splats if not _is_known(finding, patterns)]
+    has_own = len(findings) < len(splats)
     findings += _inside(by_name.get("inside", ()), by_name.get("parked", ()), resolve)
     findings += _hangs(by_name.get("hang", ()))
     findings += _data(by_name.get("data", ()))
@@ -148,7 +154,8 @@ def judge(
         findings += _deaths(by_name.get("died", ()))
     findings += _ending(evidence, by_name, findings)
     if not findings:
-        _require_evidence(by_name, frozenset(detectors))
+        # Lockdep reports once and then no more, whoever's the report was.
+        _require_evidence(by_name, frozenset(detectors), lockdep_spoke=has_own)
     return tuple({finding.title: finding for finding in reversed(findings)}.values())[::-1]
 
 
@@ -255,7 +262,16 @@ def _ending(
     )
 
 
-def _require_evidence(events: dict[str, list[Event]], detectors: frozenset[str]) -> None:
+def _is_known(finding: Finding, known: Iterable[tuple[str, str]]) -> bool:
+    return any(
+        re.fullmatch(title, finding.title) and re.search(text, finding.detail)
+        for title, text in known
+    )
+
+
+def _require_evidence(
+    events: dict[str, list[Event]], detectors: frozenset[str], *, lockdep_spoke: bool
+) -> None:
     """Refuse to pass a trial in which nothing was put to the test, or nobody looked."""
     for event in events.get("trouble", ()):
         raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
@@ -275,7 +291,7 @@ def _require_evidence(events: dict[str, list[Event]], detectors: frozenset[str])
         # -1 stands for a kernel that does not say, because it has none.
         if event.get("lockdep") == -1 and "lockdep" in detectors:
             raise GuestError("lockdep did not answer, and the kernel has it")
-        if event.get("lockdep") == 0:
+        if event.get("lockdep") == 0 and not lockdep_spoke:
             raise GuestError("lockdep switched itself off without a report on the console")
         if event.get("printk_lost", 0) > 0:
             raise GuestError(f"the kernel lost {event['printk_lost']} console messages")

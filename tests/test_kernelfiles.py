@@ -99,6 +99,8 @@ GOOD = f"name: mine\nprovider: tarball\nurl: a.tar\nsha256: {SHA}\n"
         (GOOD + "distro:\n  image: i\n  headers: h\n", "mine.yaml:5: distro.suites: is missing"),
         (GOOD + "compiler: 'gcc; true'\n", "mine.yaml:5: compiler: "),
         ("name: mine\nprovider: debian-source\npackage: p\nsuites: []\n", "mine.yaml:4: suites: "),
+        (GOOD + "known:\n  - {title: '(', text: b, reason: c}\n", "mine.yaml:6: known[0].title: "),
+        (GOOD + "known:\n  - {title: a, text: b}\n", "mine.yaml:6: known[0].reason: is missing"),
     ],
 )
 def test_mistake_in_a_kernels_file_is_said_with_its_place(own: Path, text: str, why: str) -> None:

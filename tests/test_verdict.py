@@ -53,6 +53,23 @@ def test_report_on_the_console_is_a_finding() -> None:
     ]
 
 
+KNOWN = (("BUG: unable to handle .* in foo_read", r"last unloaded|task sh/\d+|foo_read"),)
+
+
+def test_report_of_the_kernels_own_is_no_finding() -> None:
+    ended = evidence(LOADED, AUDITED, DETECTORS, END, console=OOPS)
+    assert verdict.judge(ended)
+    assert verdict.judge(ended, known=KNOWN) == ()
+    # Both the whole title and something of the text must be as it is known.
+    assert verdict.judge(ended, known=[("BUG", "foo_read")])
+    assert verdict.judge(ended, known=[(KNOWN[0][0], "another_module")])
+
+
+def test_lockdep_is_spent_by_a_report_of_the_kernels_own() -> None:
+    spent = evidence(LOADED, AUDITED, {**DETECTORS, "lockdep": 0}, END, console=OOPS)
+    assert verdict.judge(spent, known=KNOWN) == ()
+
+
 @pytest.mark.parametrize(
     ("event", "wanted"),
     [
