@@ -147,7 +147,11 @@ _TICK = names("~apic_timer_interrupt ~rcu")
 # The kernel itself names the caller of the function that must not be preempted.
 _PREEMPT = names("~preempt ~debug_ ~processor_id ~this_cpu")
 _USERCOPY = names("~usercopy ~__check")
-_ODEBUG = names("~debug_ ~rcu ~timer_ ~work_ ~percpu_ ~vunmap ~vfree ~__free_ ~kobject_")
+# What is freed may be a whole page: kfree() of something large ends in folio_put().
+_ODEBUG = names(
+    "~debug_ ~rcu ~timer_ ~work_ ~percpu_ ~vunmap ~vfree ~__free_ ~kobject_ "
+    "~free_unref __folio_put ~free_large_kmalloc"
+)
 _REFCOUNT = names("~refcount ~kobject_")
 _PROC = names("~proc_")
 _KMALLOC = names("~kmalloc ~krealloc ~slab ~kmem")
