@@ -281,23 +281,23 @@ def test_expressions_are_bounded(rule: object) -> None:
 def test_object_in_a_page_is_freed_by_whoever_freed_the_page() -> None:
     """Since 6.12 kfree() of something large ends in folio_put()."""
     text = b"""\
-[    8.1] ------------[ cut here ]------------
-[    8.1] ODEBUG: free active (active state 0) object: 00000000f1 object type: work_struct hint: f
-[    8.1] WARNING: CPU: 0 PID: 47 at lib/debugobjects.c:515 debug_print_object+0x5b/0x6a
-[    8.1] Modules linked in: hooknet(O-)
-[    8.1] CPU: 0 UID: 0 PID: 47 Comm: cycler Tainted: G           O       6.12.117-kasan #1
-[    8.1] RIP: 0010:debug_print_object+0xe4/0x104
-[    8.1] RSP: 0018:ffffc90000207b80 EFLAGS: 00000286
-[    8.1] Call Trace:
-[    8.1]  <TASK>
-[    8.1]  debug_check_no_obj_freed+0x1c6/0x2b5
-[    8.1]  free_unref_page+0x292/0x3cd
-[    8.1]  __folio_put+0xa0/0xbf
-[    8.1]  ? free_large_kmalloc+0x72/0x89
-[    8.1]  hooknet_ledger_exit+0x15/0x16 [hooknet]
-[    8.1]  hooknet_exit+0x177/0x198 [hooknet]
-[    8.1]  </TASK>
-[    8.1] ---[ end trace 0000000000000000 ]---
+[    8.101589][   T47] ------------[ cut here ]------------
+[    8.101589][   T47] ODEBUG: free active (active state 0) object: 0 object type: work_struct
+[    8.101589][   T47] WARNING: CPU: 0 PID: 47 at lib/debugobjects.c:515 debug_print_object+0x5/0x6
+[    8.101589][   T47] Modules linked in: hooknet(O-)
+[    8.101589][   T47] CPU: 0 UID: 0 PID: 47 Comm: cycler Tainted: G      O      6.12.117-kasan #1
+[    8.101589][   T47] RIP: 0010:debug_print_object+0xe4/0x104
+[    8.101589][   T47] RSP: 0018:ffffc90000207b80 EFLAGS: 00000286
+[    8.101589][   T47] Call Trace:
+[    8.101589][   T47]  <TASK>
+[    8.101589][   T47]  debug_check_no_obj_freed+0x1c6/0x2b5
+[    8.101589][   T47]  free_unref_page+0x292/0x3cd
+[    8.101589][   T47]  __folio_put+0xa0/0xbf
+[    8.101589][   T47]  ? free_large_kmalloc+0x72/0x89
+[    8.101589][   T47]  hooknet_ledger_exit+0x15/0x16 [hooknet]
+[    8.101589][   T47]  hooknet_exit+0x177/0x198 [hooknet]
+[    8.101589][   T47]  </TASK>
+[    8.101589][   T47] ---[ end trace 0000000000000000 ]---
 """
     (report,) = klog.parse(text)
     assert report.title == "WARNING: ODEBUG bug in hooknet_ledger_exit"
