@@ -151,10 +151,7 @@ def load_bundle(path: Path) -> Bundle:
     """
     record = _load_record(path)
     try:
-        if record["format"] != FORMAT:
-            raise UsageError(
-                f"{path}: bundle format {record['format']}, this harness reads {FORMAT}"
-            )
+        _check_format(path, record)
         digests = dict(record["sha256"])
         files = {name: _load_file(path, name, limit, digests) for name, limit in _FILES.items()}
         symbols = {}
@@ -200,10 +197,7 @@ def read_texts(path: Path) -> Texts:
     """
     record = _load_record(path)
     try:
-        if record["format"] != FORMAT:
-            raise UsageError(
-                f"{path}: bundle format {record['format']}, this harness reads {FORMAT}"
-            )
+        _check_format(path, record)
         titles = tuple(str(finding["title"]) for finding in record["findings"])
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path}/bundle.json: malformed: {error!r}") from error
@@ -247,6 +241,11 @@ def _load_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UsageError(f"{file}: not an object")
     return record
+
+
+def _check_format(path: Path, record: Mapping[str, Any]) -> None:
+    if record["format"] != FORMAT:
+        raise UsageError(f"{path}: bundle format {record['format']}, this harness reads {FORMAT}")
 
 
 def _load_file(path: Path, name: str, limit: int, digests: Mapping[str, str]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 
 from harness import kernels, modules, scenario, scenario_yaml, seeds, store
-from harness.errors import ScenarioError, UsageError
+from harness.errors import UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
 from harness.modules import Family
@@ -263,13 +263,9 @@ def load_matrix(path: Path) -> Matrix:
             or stands for nothing or for too much; says file, line and field.
     """
     try:
-        data = path.read_bytes()[: scenario_yaml.MAX_BYTES + 1]
-        text = data.decode("utf-8")
+        text = scenario_yaml.read_text(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ScenarioError(f"{path}:{line}: is not UTF-8") from error
     return parse_matrix(text, str(path))
 
 

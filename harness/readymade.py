@@ -62,7 +62,7 @@ class Parts:
 
 def find_parts(cache: store.Store, origin: DebianImage) -> Parts | None:
     """Return the packages that a binary kernel is, as decided the first time, or None."""
-    path = cache.root / "resolved" / f"{sources.resolved_name(origin)}.json"
+    path = sources.resolved_path(cache, sources.resolved_name(origin))
     try:
         image, *others = (Package(**fields) for fields in json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -96,7 +96,7 @@ def resolve_parts(cache: store.Store, origin: DebianImage, progress: Progress) -
     )
     others = (found[name] for name in sorted(found) if found[name] is not image)
     parts = Parts(image, tuple(others))
-    path = cache.root / "resolved" / f"{sources.resolved_name(origin)}.json"
+    path = sources.resolved_path(cache, sources.resolved_name(origin))
     store.write_atomically(path, json.dumps([asdict(one) for one in parts.everything]).encode())
     return parts
 

@@ -152,13 +152,9 @@ def load_scenario(path: Path) -> Scenario:
     :raises ScenarioError: It cannot be read or is malformed.
     """
     try:
-        data = path.read_bytes()[: scenario_yaml.MAX_BYTES + 1]
-        text = data.decode("utf-8")
+        text = scenario_yaml.read_text(path)
     except OSError as error:
         raise ScenarioError(f"{path}:1: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ScenarioError(f"{path}:{line}: is not UTF-8") from error
     return parse_scenario(text, str(path))
 
 

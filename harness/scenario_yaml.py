@@ -12,6 +12,7 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -119,6 +120,20 @@ def _known_fields(asked: type[pydantic.BaseModel]) -> list[str]:
     """Fields of a model, and of all that may stand in it."""
     models = Model.__subclasses__() if issubclass(asked, Model) else (asked,)
     return [field for model in models for field in model.model_fields]
+
+
+def read_text(path: Path) -> str:
+    """The text in a file, as far as :func:`parse` would take it.
+
+    :raises OSError: It cannot be read.
+    :raises ScenarioError: It is not UTF-8.
+    """
+    data = path.read_bytes()[: MAX_BYTES + 1]
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ScenarioError(f"{path}:{line}: is not UTF-8") from error
 
 
 def parse(text: str, file: str, what: str = "a scenario", *, as_written: bool = False) -> Document:

@@ -92,7 +92,7 @@ def forget(cache: store.Store, recipe: Recipe) -> None:
     elif isinstance(origin, DebianImage):
         names = (resolved_name(origin),)
     for name in names:
-        _resolved_path(cache, name).unlink(missing_ok=True)
+        resolved_path(cache, name).unlink(missing_ok=True)
 
 
 def tree_version(tree: Path) -> str:
@@ -125,12 +125,13 @@ def resolved_name(origin: DebianImage) -> str:
 def load_resolved(cache: store.Store, name: str) -> Package | None:
     """Return the version of a package that was decided on, or None."""
     try:
-        return Package(**json.loads(_resolved_path(cache, name).read_text()))
+        return Package(**json.loads(resolved_path(cache, name).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _resolved_path(cache: store.Store, name: str) -> Path:
+def resolved_path(cache: store.Store, name: str) -> Path:
+    """Return the file that remembers which packages a name stands for."""
     return cache.root / "resolved" / f"{name}.json"
 
 
@@ -150,7 +151,7 @@ def _resolve(cache: store.Store, origin: DebianSource, progress: Progress) -> Pa
     with cache.lock("apt", deadline):
         archive.update(deadline)
         package = archive.resolve(origin.package, deadline)
-    path = _resolved_path(cache, origin.package)
+    path = resolved_path(cache, origin.package)
     store.write_atomically(path, json.dumps(asdict(package)).encode())
     return package
 

@@ -350,27 +350,19 @@ class Store:
         """
         path = path or self.root / kind / key
         lock = filelock.FileLock(self.root / _LOCKS / f"{kind}-{key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return False
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            lock.release()
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.ExitStack() as claims:
+            try:
+                claims.enter_context(lock.acquire(timeout=0))
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                claims.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (filelock.Timeout, FileNotFoundError, BlockingIOError):
+                return False
             # Renamed first: who is killed now leaves a staging folder to be swept.
             staging = path.with_name(f"{_STAGING}{key}")
             path.rename(staging)
             logger.info("removing %s", path)
             shutil.rmtree(staging, ignore_errors=True)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(fd)
-            lock.release()
         return True
 
     def sweep(self) -> None:

@@ -245,6 +245,17 @@ def test_mutated_text_never_breaks_the_parsers_and_they_agree(
     assert event["ev"] == "program", (event, text)
 
 
+def assert_refused(
+    executor: Path, text: bytes, old: bytes, new: bytes, line: int, why: str
+) -> None:
+    """Assert that a text with one change is refused, with the line and the reason."""
+    assert old in text
+    event = check(executor, text.replace(old, new, 1))
+    assert event["ev"] == "bad-program"
+    assert why in event["why"]
+    assert event["line"] == line
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "why"),
     [
@@ -291,11 +302,7 @@ def test_bad_text_is_refused_with_line_and_reason(
     checked_executor: Path, old: bytes, new: bytes, line: int, why: str
 ) -> None:
     text = _GOOD.serialise()
-    assert old in text
-    event = check(checked_executor, text.replace(old, new, 1))
-    assert event["ev"] == "bad-program"
-    assert why in event["why"]
-    assert event["line"] == line
+    assert_refused(checked_executor, text, old, new, line, why)
 
 
 _PARK = b"park p%20l user m .text 20 2 hold\nop park.do[0] any - 0 yield\nend\n"
@@ -318,11 +325,7 @@ def test_bad_plan_is_refused_with_line_and_reason(
 ) -> None:
     text = _GOOD.serialise().replace(b"teardown\n", _PARK + b"teardown\n")
     assert check(checked_executor, text)["ev"] == "program"
-    assert old in text
-    event = check(checked_executor, text.replace(old, new, 1))
-    assert event["ev"] == "bad-program"
-    assert why in event["why"]
-    assert event["line"] == line
+    assert_refused(checked_executor, text, old, new, line, why)
 
 
 _SCHEDULE = b"schedule pct:3 300 400\nrank a\nrank [rcu]\ndemote 5\nstarve 9 a 30\nend\n"
@@ -354,11 +357,7 @@ def test_bad_schedule_is_refused_with_line_and_reason(
 ) -> None:
     text = _GOOD.serialise().replace(b"teardown\n", _SCHEDULE + b"teardown\n")
     assert check(checked_executor, text)["ev"] == "program"
-    assert old in text
-    event = check(checked_executor, text.replace(old, new, 1))
-    assert event["ev"] == "bad-program"
-    assert why in event["why"]
-    assert event["line"] == line
+    assert_refused(checked_executor, text, old, new, line, why)
 
 
 def _with_body(body: list[str]) -> bytes:
