@@ -38,13 +38,20 @@ def sweep_of(made: Lab, family: modules.Family, variant: str, **fields: object) 
 def park(
     made: Lab, variant: str, workload: str, text: str, family: str = "poolfs", cycles: int = 1
 ) -> sweep.Outcome:
-    """Carry out one plan and judge it."""
+    """Carry out one plan, with the first seed that gets there, and judge it.
+
+    Who comes first is left to the seed, and what a seed means to the machine that saved the
+    guest: with one in 24 the mounter takes the filesystem away before any user has opened a file.
+    """
     found = scenario.load_scenario(scenario.find_scenario(workload))
     subject = subject_of(made, modules.find_family(family), variant)
-    done = sweep.run_sweep(
-        made, subject, [found], seed=1, cycles=cycles, workers=1, given=[plan.parse(text)]
-    )
-    (outcome,) = done.outcomes
+    for seed in range(1, 7):
+        done = sweep.run_sweep(
+            made, subject, [found], seed=seed, cycles=cycles, workers=1, given=[plan.parse(text)]
+        )
+        (outcome,) = done.outcomes
+        if outcome.verdict is not Verdict.UNREACHED:
+            break
     return outcome
 
 
@@ -134,7 +141,7 @@ def test_users_run_while_init_is_stopped(harness_lab: Lab, role: str) -> None:
 
 def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
     text = "unloader poolfs_module_exit+0x0 #1 then users"
-    # Whether an unload comes between the mounts is left to chance, so it is tried more than once.
+    # Whether an unload comes between the mounts is left to chance.
     assert park(harness_lab, "good", "mounts-vs-rmmod", text, cycles=8).verdict is Verdict.CLEAN
 
 
