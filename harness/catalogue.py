@@ -63,10 +63,11 @@ class Outcome:
 def stints(family: modules.Family, limits: Limits, lane: Lane) -> Iterator[Stint]:
     """Yield what a family is put through.
 
-    A bad variant that one processor cannot show is run in the lane that its
-    data file names, whatever ``lane`` says.
+    Bad ones come first: a few trials each, where the correct one takes minutes. One that
+    one processor cannot show is run in the lane that its data file names, whatever
+    ``lane`` says.
     """
-    for name, variant in family.variants.items():
+    for name, variant in sorted(family.variants.items(), key=lambda item: item[0] == modules.GOOD):
         if name == modules.GOOD:
             yield Stint(family, name, Lane.DET, range(limits.good_trials), None, ())
             yield Stint(family, name, Lane.SMP, range(1), limits.good_seconds, ())
