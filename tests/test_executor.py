@@ -471,6 +471,18 @@ def test_actor_that_goes_on_until_another_ends_does_not_hang(run: Run) -> None:
     assert of(events, "end")[0]["hangs"] == 3
 
 
+def test_actor_that_gets_on_has_longer_than_the_bound(run: Run) -> None:
+    events = run(program(actor("slow", op("sleep", 10_000), repeat=20), bound_us=150_000))
+    assert not of(events, "hang")
+    assert of(events, "done", actor="slow")[0]["iterations"] == 20
+
+
+def test_actor_that_never_ends_hangs_though_it_gets_on(run: Run) -> None:
+    prog = program(actor("endless", op("sleep", 1_000), repeat=1_000_000), bound_us=50_000)
+    events = run(prog, status=1)
+    assert [event["actor"] for event in of(events, "hang")] == ["endless"]
+
+
 def test_setup_that_fails_keeps_the_actors_from_starting(run: Run, tmp_path: Path) -> None:
     prog = program(
         actor("a", op("mkdir", str(tmp_path / "a"))),
