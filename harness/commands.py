@@ -254,8 +254,9 @@ def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         announce(made, arguments, progress.console)
-        return [
-            catalogue.run_stint(
+        outcomes = []
+        for stint in (one for family in families for one in catalogue.stints(family, limits, lane)):
+            outcome = catalogue.run_stint(
                 made,
                 stint,
                 kernel=arguments.kernel,
@@ -264,9 +265,12 @@ def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.
                 bundles=arguments.bundles,
                 progress=progress,
             )
-            for family in families
-            for stint in catalogue.stints(family, limits, lane)
-        ]
+            outcomes.append(outcome)
+            # The table comes at the end, and that is long after the first verdict.
+            progress.console.print(
+                report.row_line(outcome.row), highlight=False, markup=False, soft_wrap=True
+            )
+        return outcomes
 
 
 def wide_console() -> Console:

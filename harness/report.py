@@ -92,6 +92,13 @@ def verdict_table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def row_line(row: Row) -> str:
+    """Return the verdict on one variant in a line, for whoever waits for the table."""
+    trials = f"{row.trials} trial{'s' * (row.trials != 1)}"
+    agrees = "" if row.agrees else " (NOT AS PROMISED)"
+    return f"{row.module} {row.variant}, {row.lane} lane, {trials}: {_finding(row).plain}{agrees}"
+
+
 def detection_table(rows: Iterable[Row]) -> Table:
     """Return the detection matrix: what each variant promises, and what was seen of it."""
     table = _table("detection matrix", "family", "variant", "kernel", "lane")

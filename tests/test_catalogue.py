@@ -3,7 +3,7 @@
 
 import pytest
 
-from harness import catalogue, modules
+from harness import catalogue, modules, report
 from harness.catalogue import Limits, Outcome
 from harness.machine import Lane
 from harness.report import Row
@@ -95,3 +95,16 @@ def test_document_counts_the_good_and_lists_the_bad() -> None:
     ]
     (good,) = document["good"]
     assert (good["family"], good["trials"], good["findings"]) == ("m", 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (row("good", None), "m good, det lane, 5 trials: no finding"),
+        (row("bad", "BUG", "BUG"), "m bad, det lane, 5 trials: BUG"),
+        (row("bad", None, "BUG"), "m bad, det lane, 5 trials: NOT CAUGHT (NOT AS PROMISED)"),
+        (row("good", "BUG"), "m good, det lane, 5 trials: BUG (NOT AS PROMISED)"),
+    ],
+)
+def test_verdict_is_said_in_a_line_before_the_table(made: Row, line: str) -> None:
+    assert report.row_line(made) == line
