@@ -96,19 +96,24 @@ class Found:
     """A distinct finding with the shortest plan that shows it."""
 
     finding: Finding
-    #: None where the scenario shows it by itself.
+    #: None where only the scenario shows it, without a plan.
     plan: Plan | None
     reach: Reach | None
     trial: Trial
     result: TrialResult
     #: How many plans have shown it.
     plans: int
+    #: The scenario shows it without a plan, too.
+    by_itself: bool = False
 
     @property
     def shortness(self) -> tuple[int, int, int]:
-        """A plan is shorter the simpler its action is and the earlier it comes to it."""
+        """A plan is shorter the simpler its action is and the earlier it comes to it.
+
+        None at all comes last: it does not say where to look.
+        """
         if self.plan is None or self.reach is None:
-            return -1, 0, 0
+            return len(Action), 0, 0
         return list(Action).index(self.plan.action), self.plan.hit, self.reach.order
 
 
@@ -224,7 +229,7 @@ def run_sweep(
             found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
             reached += found
             for finding in result.findings:
-                _keep_shortest(sweep, Found(finding, None, None, ready, result, 0))
+                _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, True))
         sweep.reached = tuple(reached)
         unload = Action.TWO_STAGE if "unload" in subject.family.surfaces else Action.DELETE
         plans = [
@@ -331,7 +336,11 @@ def _keep_shortest(sweep: Sweep, found: Found) -> None:
     known = sweep.found.get(found.finding.title)
     if known is not None:
         shortest = min(known, found, key=lambda one: one.shortness)
-        found = dataclasses.replace(shortest, plans=known.plans + found.plans)
+        found = dataclasses.replace(
+            shortest,
+            plans=known.plans + found.plans,
+            by_itself=known.by_itself or found.by_itself,
+        )
     sweep.found[found.finding.title] = found
 
 

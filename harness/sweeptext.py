@@ -49,6 +49,7 @@ def document(
                 "plan": None if found.plan is None else str(found.plan),
                 "scenario": found.trial.spec.scenario,
                 "plans": found.plans,
+                "by_itself": found.by_itself,
                 "bundle": str(bundles[found.finding.title]),
             }
             for found in _ordered(sweep)
@@ -122,7 +123,10 @@ def print_listing(
         console.print()
         console.print(Text(found.finding.title, style="bold red"))
         console.print(f"  plan:   {found.plan or 'none, the scenario shows it'}", markup=False)
-        console.print(f"  shown:  by {found.plans} plans, in {found.trial.spec.scenario} first")
+        alone = "; without a plan, too" if found.plan and found.by_itself else ""
+        console.print(
+            f"  shown:  by {found.plans} plans, in {found.trial.spec.scenario} first{alone}"
+        )
         path = bundles[found.finding.title]
         if path is not None:
             console.print(f"  replay: {replay_command(path)}", markup=False)

@@ -2,6 +2,7 @@
 """What a sweep concludes from what it sees; the sweeps themselves are in test_sweep_vm."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -328,3 +329,22 @@ def test_frames_of_a_report_become_plans_the_top_one_first(known: tuple[Point, .
 def test_report_of_another_build_is_refused(known: tuple[Point, ...]) -> None:
     with pytest.raises(UsageError, match="no frame that is an instruction of this foo"):
         sweep.plans_from_report(" first+0x3fff/0x4000 [foo]", "foo", known, hits=1)
+
+
+def test_finding_keeps_the_shortest_plan_that_shows_it(known: tuple[Point, ...]) -> None:
+    finding = Finding(Kind.SPLAT, "BUG")
+    there = reach(point=known[0])
+    plans = [
+        Plan("user", known[0].function, known[0].offset, hit, action)
+        for hit, action in ((2, Action.DELETE), (1, Action.RELOAD), (1, Action.DELETE))
+    ]
+    found = [
+        sweep.Found(finding, None, None, None, None, 0, by_itself=True),  # type: ignore[arg-type]
+        *(sweep.Found(finding, plan, there, None, None, 1) for plan in plans),  # type: ignore[arg-type]
+    ]
+    for order in itertools.permutations(found):
+        kept = sweep.Sweep(None, known)  # type: ignore[arg-type]
+        for one in order:
+            sweep._keep_shortest(kept, one)
+        best = kept.found["BUG"]
+        assert (best.plan, best.plans, best.by_itself) == (plans[-1], 3, True)
