@@ -65,6 +65,34 @@ def test_report_of_the_kernels_own_is_no_finding() -> None:
     assert verdict.judge(ended, known=[(KNOWN[0][0], "another_module")])
 
 
+UNWINDER = b"""[   10.395206][   T54] ==================================================================
+[   10.395206][   T54] BUG: KASAN: stack-out-of-bounds in unwind_next_frame+0xea/0x94a
+[   10.395206][   T54] Read of size 8 at addr ffffc9000028fac0 by task remover/54
+[   10.395206][   T54] Call Trace:
+[   10.395206][   T54]  <TASK>
+[   10.395206][   T54]  dump_stack_lvl+0x4c/0x5f
+[   10.395206][   T54]  print_report+0x160/0x47a
+[   10.395206][   T54]  kasan_report+0x9c/0xbb
+[   10.395206][   T54]  unwind_next_frame+0xea/0x94a
+[   10.395206][   T54]  arch_stack_walk+0xa7/0xb8
+[   10.395206][   T54]  stack_trace_save_tsk+0x99/0xc6
+[   10.395206][   T54]  proc_pid_stack+0x95/0xfa
+[   10.395206][   T54]  proc_single_show+0x8d/0xa7
+[   10.395206][   T54]  </TASK>
+[   10.395206][   T54] ==================================================================
+"""
+
+
+def test_stack_that_changed_while_it_was_read_is_nobodys_mistake() -> None:
+    ended = (LOADED, AUDITED, DETECTORS, END)
+    assert titles(*ended, console=UNWINDER) == []
+    # Somebody else's unwinding is another matter.
+    other = UNWINDER.replace(b"proc_pid_stack", b"foo_show")
+    assert titles(*ended, console=other) == [
+        (Kind.SPLAT, "KASAN: stack-out-of-bounds Read in unwind_next_frame")
+    ]
+
+
 def test_lockdep_is_spent_by_a_report_of_the_kernels_own() -> None:
     spent = evidence(LOADED, AUDITED, {**DETECTORS, "lockdep": 0}, END, console=OOPS)
     assert verdict.judge(spent, known=KNOWN) == ()
