@@ -229,7 +229,7 @@ def run_sweep(
             found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
             reached += found
             for finding in result.findings:
-                _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, True))
+                _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, by_itself=True))
         sweep.reached = tuple(reached)
         unload = Action.TWO_STAGE if "unload" in subject.family.surfaces else Action.DELETE
         plans = [

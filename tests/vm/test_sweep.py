@@ -40,8 +40,8 @@ def park(
 ) -> sweep.Outcome:
     """Carry out one plan, with the first seed that gets there, and judge it.
 
-    Who comes first is left to the seed, and what a seed means to the machine that saved the
-    guest: with one in 24 the mounter takes the filesystem away before any user has opened a file.
+    Who comes first is left to the seed, and what a seed stands for changes with the executor:
+    with one in 24 the mounter takes the filesystem away before any user has opened a file.
     """
     found = scenario.load_scenario(scenario.find_scenario(workload))
     subject = subject_of(made, modules.find_family(family), variant)
