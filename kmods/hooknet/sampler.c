@@ -9,7 +9,12 @@
 #include "hooknet.h"
 
 #define HOOKNET_SAMPLES		8
-#define HOOKNET_SAMPLE_MS	250
+/*
+ * More than an unload takes between quiesce and the end of the text, most of which
+ * is synchronize_rcu_tasks(): a thread that nobody waited for would otherwise be
+ * through in time, and its mistake not be seen.
+ */
+#define HOOKNET_SAMPLE_MS	500
 
 /*
  * One writer, the thread; a reader may see a sample of the round before. They
