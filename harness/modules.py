@@ -371,6 +371,18 @@ def modinfo(path: Path) -> dict[str, str]:
     Raises:
         BuildError: the file is no kernel module.
     """
+    info: dict[str, str] = {}
+    for name, value in modinfo_fields(path):
+        info.setdefault(name, value)
+    return info
+
+
+def modinfo_fields(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return every field of a module's ``.modinfo`` section, repeated ones too.
+
+    Raises:
+        BuildError: the file is no kernel module.
+    """
     # Not objcopy: given /dev/stdout to write to, and root, it replaces the device.
     done = proc.run(
         ["readelf", "-W", "--string-dump=.modinfo", str(path)],
@@ -380,11 +392,8 @@ def modinfo(path: Path) -> dict[str, str]:
     fields = re.findall(r"^\s*\[\s*[0-9a-f]+\]\s+(\w+=.*)$", shown, re.MULTILINE)
     if done.status != 0 or not fields:
         raise BuildError(f"{path}: not a kernel module (it has no .modinfo section)")
-    info: dict[str, str] = {}
-    for field in fields:
-        name, _, value = field.partition("=")
-        info.setdefault(name, value)
-    return info
+    split = (field.partition("=") for field in fields)
+    return tuple((name, value) for name, _, value in split)
 
 
 def _only_object(folder: Path) -> str:
