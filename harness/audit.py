@@ -38,6 +38,9 @@ class Change:
     line: str
 
 
+#: Memory that code asked for which is gone.
+ORPHANS = "vmalloc"
+
 #: Kernel threads whose number follows the load.
 _BUSY_THREADS = r"(kworker|kswapd|kcompactd|ksoftirqd|migration|cpuhp|rcu|khugepaged)\b.*"
 
@@ -72,6 +75,8 @@ SECTIONS = (
     Section("interrupt", "tree", "/proc/irq", "interrupt handler"),
     Section("protocol", "first", "/proc/net/protocols", "network protocol"),
     Section("probe", "lines", "/sys/kernel/debug/kprobes/list", "kprobe"),
+    # Bare addresses, which verdict.py names by the function that they were in.
+    Section(ORPHANS, "orphans", "/proc/vmallocinfo", "vmalloc area of"),
     Section("ioport", "lines", "/proc/ioports", "I/O port range"),
     Section("iomem", "lines", "/proc/iomem", "I/O memory range"),
 )

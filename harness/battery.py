@@ -40,6 +40,8 @@ SCHEMA: Final = "kmod-harness/check/1"
 _MAX_PARAMETERS: Final = 12
 #: A test that has found so many different things starts no further trial.
 _ENOUGH: Final = 4
+#: Of each race, where nobody says how many.
+SEEDS: Final = 2
 _CYCLES: Final = 10
 _TURNS: Final = 6
 

@@ -22,6 +22,7 @@ from harness import (
     reportcommand,
     sweepcommand,
 )
+from harness.battery import SEEDS
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
@@ -180,8 +181,8 @@ def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
     call.add_argument("--variant", default="good", help="which variant (default: good)")
     call.add_argument("--lane", default="both", choices=["det", "smp", "both"],
                       help="where users race with unload (default: both)")  # fmt: skip
-    call.add_argument("--seeds", type=_positive_int, default=2, metavar="N",
-                      help="of each race (default: 2)")  # fmt: skip
+    call.add_argument("--seeds", type=_positive_int, default=SEEDS, metavar="N",
+                      help=f"of each race (default: {SEEDS})")  # fmt: skip
     call.add_argument("--only", action="append", metavar="TEST",
                       help="name or pattern; may be repeated (default: all)")  # fmt: skip
     call.add_argument("--sweep", action="store_true",

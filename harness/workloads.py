@@ -280,7 +280,9 @@ def signals(around: Around, signal: str) -> Scenario:
         _one("loader", body, repeat=8),
         _one("pester", pester, **({} if ends else {"until": "loader"})),
     ]
-    text = {"about": "Signals during load and unload.", "actors": actors,
+    # Whom the first signal kills has not loaded anything.
+    setup = [load(around), {"delete_module": "${module}", "retries": 20}]
+    text = {"about": "Signals during load and unload.", "setup": setup, "actors": actors,
             "teardown": [unload(expect=["ok", "ENOENT"], retries=_LAST_RELEASE)]}  # fmt: skip
     return make(f"signals-{signal.lower()}", text, around)
 

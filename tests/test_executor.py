@@ -651,6 +651,20 @@ def test_residue_lines_are_bounded_per_section(run: Run, tmp_path: Path) -> None
     assert of(events, "residue-cut")[0]["more"] == 50
 
 
+def test_audit_reads_who_asked_for_memory_and_is_gone(run: Run, tmp_path: Path) -> None:
+    areas = tmp_path / "vmallocinfo"
+    areas.write_text("")
+    audit = tmp_path / "audit"
+    audit.write_text(f"V orphans {areas}\n")
+    text = (
+        "0xffffc90000000000-0xffffc90000005000   20480 kernel_clone+0x8a/0x320 pages=4 vmalloc\n"
+        "0xffffc90000006000-0xffffc90000008000    8192 0xffffffffc0001234 pages=1 vmalloc\n"
+        "0xffffc90000009000-0xffffc9000000b000    8192 unpurged vm_area\n"
+    )
+    events = run(one(op("write_file", str(areas), text)), "--audit", str(audit))
+    assert [event["line"] for event in of(events, "residue")] == ["0xffffffffc0001234"]
+
+
 def test_survey_tells_what_has_come_since_the_baseline(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "names").mkdir()

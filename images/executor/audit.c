@@ -10,6 +10,7 @@
  *   names     the names in a directory, numbers (the tasks in /proc) left out
  *   tree      all paths below a directory, on its own filesystem only
  *   kthreads  names of kernel threads (path is not used)
+ *   orphans   from /proc/vmallocinfo, who asked for memory and has no name any more
  *   slabs     names of slab caches (path is /sys/kernel/slab or /proc/slabinfo)
  */
 #define _GNU_SOURCE
@@ -135,6 +136,24 @@ static void read_lines(const struct section *section, struct lines *to)
 static void read_first(const struct section *section, struct lines *to)
 {
 	each_line(section->path, to, true, 0);
+}
+
+/*
+ * `0xfrom-0xto size caller ...`: the kernel prints a caller without a symbol, which is
+ * code that has been unloaded, as a bare address.
+ */
+static void read_orphans(const struct section *section, struct lines *to)
+{
+	FILE *file = fopen(section->path, "re");
+	char line[512], caller[64];
+
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%*s %*s %63s", caller) == 1 && !strncmp(caller, "0x", 2))
+			add(to, caller, strlen(caller));
+	}
+	fclose(file);
 }
 
 static bool is_dots(const char *name)
@@ -303,6 +322,7 @@ static const struct {
 } kinds[] = {
 	{ "lines", read_lines }, { "first", read_first }, { "names", read_names },
 	{ "tree", read_tree }, { "kthreads", read_kthreads }, { "slabs", read_slabs },
+	{ "orphans", read_orphans },
 };
 
 static bool load_section(char *line)

@@ -495,6 +495,7 @@ void audit_compare(void);
 /* detectors.c */
 void kmemleak_baseline(void);
 void kmemleak_report(void);
+void detectors_baseline(void);
 void detectors_report(void);
 
 /* tell.c: what the report says about actors */

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The battery's tests and verdicts, with trials that are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness import battery, modules
+from harness.battery import Bench, Case, Found, Options, Outcome
+from harness.checkfile import CheckFile
+from harness.errors import GuestError, UsageError
+from harness.lab import Lab
+from harness.machine import EXECUTOR_DONE, Lane
+from harness.modules import Family, Module
+from harness.surfaces import Kind, Surface
+from harness.trial import Trial, TrialResult
+from harness.verdict import Evidence, Finding, Verdict
+from harness.verdict import Kind as Sort
+from harness.workloads import Group
+
+DEVICE = {"ev": "surface", "survey": "loaded", "section": "node", "mode": "20600",
+          "number": "240:0", "line": "/dev/m"}  # fmt: skip
+FILE = {"ev": "surface", "survey": "loaded", "section": "procfs", "mode": "100644",
+        "number": "", "line": "/proc/m"}  # fmt: skip
+FILESYSTEM = {"ev": "surface", "survey": "loaded", "section": "filesystem", "mode": "0",
+              "number": "", "line": "nodev\tmfs"}  # fmt: skip
+BELOW = {**FILE, "survey": "mounted", "line": "/proc/fs/m"}
+END = {"ev": "end", "ok": True}
+IN_USE = Finding(Sort.ERRNO, "unloaded while in use: delete_module succeeded")
+
+
+def sums(op: str, **counts: int) -> dict[str, Any]:
+    return {"ev": "errnos", "where": "actors[0].do[0]", "op": op, "counts": counts}
+
+
+LIFE = (sums("finit_module", ok=1), sums("delete_module", ok=1), END)
+
+
+def result(*events: dict[str, Any], findings: Iterable[Finding] = ()) -> TrialResult:
+    report = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    found = tuple(findings)
+    return TrialResult(
+        spec=cast(Any, SimpleNamespace(lane=Lane.DET)),
+        verdict=Verdict.FAIL if found else Verdict.PASS,
+        findings=found,
+        evidence=Evidence(b"", report, EXECUTOR_DONE, 60.0),
+        lives=(),
+        wall_s=1.0,
+    )
+
+
+Answer = Callable[[Case], TrialResult]
+
+
+class FakeBench(Bench):
+    """A bench whose trials are answered by a function."""
+
+    def __init__(self, answer: Answer, *fields: dict[str, Any], **settings: Any) -> None:
+        made = cast(Lab, SimpleNamespace(kernel=lambda *name: SimpleNamespace(release="6.1.0")))
+        options = Options("6.1", "kasan", (Lane.DET, Lane.SMP), 2, 1, Path("runs"))
+        super().__init__(made, Family(name="m"), CheckFile(**settings), options, lambda *said: None)
+        self.answer = answer
+        self.cases: list[Case] = []
+        self.module = Module("m", "good", Path("m.ko"), "", "")
+        self.modinfo = ()
+
+    def results(
+        self,
+        cases: Iterable[Case],
+        stop: Callable[[TrialResult], bool] = lambda result: False,
+    ) -> Iterator[tuple[Case, Trial, TrialResult]]:
+        for case in cases:
+            self.cases.append(case)
+            self.trials += 1
+            answered = self.answer(case)
+            yield case, cast(Trial, None), answered
+            if stop(answered):
+                return
+
+    def keep(self, trial: Trial, result: TrialResult) -> Path | None:
+        return Path("runs/b") if result.findings else None
+
+
+@pytest.fixture(autouse=True)
+def exit_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(battery, "has_exit", lambda module: True)
+
+
+def fine(case: Case) -> TrialResult:
+    """A module with a device, a file and a filesystem, in which nothing is wrong."""
+    if case.plan.name == "mounted-mfs":
+        return result(*LIFE, BELOW)
+    return result(*LIFE, DEVICE, FILE, FILESYSTEM, sums("open", ok=1), sums("mount", ok=1))
+
+
+def outcome(bench: Bench, name: str) -> battery.Result:
+    (test,) = battery.choose([name], sweep_too=False)
+    return battery.run_test(bench, test)
+
+
+def test_module_with_nothing_wrong_passes_every_test() -> None:
+    bench = FakeBench(fine)
+    done = battery.run_battery(bench, battery.choose([], sweep_too=False))
+    outcomes = {one.name: (one.outcome, one.why) for one in done.results}
+    skipped = {name: why for name, (what, why) in outcomes.items() if what is Outcome.SKIPPED}
+    assert skipped == {"parameters": "it has no parameters",
+                       "dependents": "it needs no other module"}  # fmt: skip
+    assert {what for name, (what, _) in outcomes.items() if name not in skipped} == {Outcome.PASS}
+    assert [one.name for one in done.surfaces] == ["/dev/m", "mfs", "/proc/m", "/proc/fs/m"]
+    assert not done.findings
+    assert not done.errors
+    # Both lanes race, and what is learned is learned once.
+    assert {case.lane for case in bench.cases} == {Lane.DET, Lane.SMP}
+    assert [case.plan.name for case in bench.cases].count("load") == 1
+
+
+def test_document_has_what_is_promised() -> None:
+    found = Finding(Sort.RESIDUE, "residue: misc device m")
+
+    def answer(case: Case) -> TrialResult:
+        if case.plan.name == "cycles":
+            return result(*LIFE, findings=[found])
+        return fine(case)
+
+    done = battery.run_battery(FakeBench(answer), battery.choose(["load", "cycles"],
+                                                                 sweep_too=False))  # fmt: skip
+    document = json.loads(json.dumps(done.document()))
+    assert document["schema"] == battery.SCHEMA
+    assert (document["module"], document["kernel"]) == ("m", "6.1")
+    assert document["fail_sites"] == []
+    assert document["surfaces"][0] == {
+        "kind": "character device", "name": "/dev/m", "mode": "0600", "number": "240:0",
+    }  # fmt: skip
+    load, cycles = document["tests"]
+    assert (load["name"], load["verdict"], load["findings"]) == ("load", "pass", [])
+    assert (cycles["name"], cycles["verdict"], cycles["trials"]) == ("cycles", "finding", 1)
+    assert cycles["findings"] == [
+        {
+            "kind": "residue", "title": found.title, "bundle": "runs/b",
+            "replay": "harness replay runs/b",
+        }
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "findings", "title", "why"),
+    [
+        ((sums("finit_module", ok=1),), [Finding(Sort.SPLAT, "KASAN: x in m_init")],
+         "KASAN: x in m_init", "see load: KASAN: x in m_init"),
+        ((END,), [Finding(Sort.HANG, "hang: finit_module did not return")],
+         "hang: finit_module did not return", "see load: hang: finit_module did not return"),
+        ((sums("finit_module", ok=1), END),
+         [Finding(Sort.HANG, "hang: delete_module did not return")],
+         "hang: delete_module did not return", "see load: hang: delete_module did not return"),
+        ((sums("finit_module", ENODEV=1), END),
+         [Finding(Sort.ERRNO, "errno: finit_module returned ENODEV")],
+         "errno: finit_module returned ENODEV", "it does not load: finit_module returned ENODEV"),
+        ((sums("finit_module", ok=1), sums("delete_module", EBUSY=1), END),
+         [Finding(Sort.ERRNO, "errno: delete_module returned EBUSY")],
+         "errno: delete_module returned EBUSY",
+         "it cannot be unloaded: delete_module returned EBUSY"),
+    ],
+    ids=["panics", "init-hangs", "exit-hangs", "refuses", "stays"],
+)  # fmt: skip
+def test_module_that_misbehaves_has_one_verdict_and_the_rest_says_why(
+    events: tuple[dict[str, Any], ...], findings: list[Finding], title: str, why: str
+) -> None:
+    bench = FakeBench(lambda case: result(*events, findings=findings))
+    done = battery.run_battery(bench, battery.choose([], sweep_too=False))
+    load, *rest = done.results
+    assert load.outcome is Outcome.FINDING
+    assert [found.finding.title for found in load.found] == [title]
+    assert {one.outcome for one in rest} == {Outcome.SKIPPED}
+    assert {one.why for one in rest} == {why}
+    assert bench.trials == 0
+    assert len(bench.cases) == 1
+
+
+def test_module_without_an_exit_function_is_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(battery, "has_exit", lambda module: False)
+    wrong = [
+        Finding(Sort.ERRNO, "errno: delete_module returned EBUSY"),
+        Finding(Sort.RESIDUE, "residue: module m"),
+        Finding(Sort.SPLAT, "WARNING in m_init"),
+    ]
+    events = (sums("finit_module", ok=1), sums("delete_module", EBUSY=51), END)
+    bench = FakeBench(lambda case: result(*events, findings=wrong))
+    titles = [found.finding.title for found in outcome(bench, "load").found]
+    assert titles == ["cannot be unloaded: m has no exit function", "WARNING in m_init"]
+    assert outcome(bench, "crowd").why == "cannot be unloaded: m has no exit function"
+
+
+def test_missing_owner_is_called_that() -> None:
+    device = Surface(Kind.CHARACTER, "/dev/m", 0o020600)
+    seen = battery.name_contract(device, result(sums("open", ok=1), findings=[IN_USE]))
+    assert [finding.title for finding in seen] == [
+        "missing owner: /dev/m can be open while its module is unloaded"
+    ]
+    filesystem = Surface(Kind.FILESYSTEM, "mfs")
+    seen = battery.name_contract(filesystem, result(sums("mount", ok=1), findings=[IN_USE]))
+    assert [finding.title for finding in seen] == [
+        "missing owner: a mount of mfs can be there while its module is unloaded"
+    ]
+
+
+def test_device_that_cannot_be_opened_is_not_held() -> None:
+    device = Surface(Kind.CHARACTER, "/dev/m", 0o020600)
+    splat = Finding(Sort.SPLAT, "WARNING in m_open")
+    trial = result(sums("open", ENXIO=2), findings=[IN_USE, splat])
+    assert battery.name_contract(device, trial) == (splat,)
+
+
+def test_panic_that_took_the_sums_does_not_hide_a_missing_owner() -> None:
+    device = Surface(Kind.CHARACTER, "/dev/m", 0o020600)
+    (seen,) = battery.name_contract(device, result(findings=[IN_USE]))
+    assert seen.title.startswith("missing owner")
+
+
+def test_unload_that_is_refused_after_the_last_release_is_called_that() -> None:
+    device = Surface(Kind.CHARACTER, "/dev/m", 0o020600)
+    refused = Finding(Sort.ERRNO, "errno: delete_module returned EAGAIN")
+    (seen,) = battery.name_contract(device, result(sums("open", ok=1), findings=[refused]))
+    assert seen.title == "still in use after the last release of /dev/m"
+
+
+def test_file_that_pins_its_module_is_called_that() -> None:
+    group = Group("sysfs-files", (Surface(Kind.SYSFS, "/sys/m/a", 0o100644),))
+    refused = Finding(Sort.ERRNO, "errno: delete_module returned EBUSY")
+    other = Finding(Sort.SPLAT, "WARNING in m_show")
+    first, second = battery.name_files(group, result(findings=[refused, other]))
+    assert first.title == "an open sysfs file keeps the module from going"
+    assert second is other
+
+
+def test_wrong_errno_of_a_load_names_the_parameter() -> None:
+    wrong = Finding(Sort.ERRNO, "errno: finit_module returned EFAULT")
+    splat = Finding(Sort.SPLAT, "WARNING in m_init")
+    bench = FakeBench(
+        lambda case: (
+            result(*LIFE, findings=[wrong, splat])
+            if case.plan.name == "parameter-size"
+            else fine(case)
+        )
+    )
+    bench.modinfo = (("parmtype", "size:uint"), ("parm", "size:how large"), ("license", "GPL"))
+    titles = [found.finding.title for found in outcome(bench, "parameters").found]
+    assert titles == ["errno: finit_module returned EFAULT (parameter size)", splat.title]
+
+
+def test_only_so_many_parameters_are_tried_and_the_rest_is_named() -> None:
+    bench = FakeBench(fine)
+    bench.modinfo = tuple(("parmtype", f"p{number}:int") for number in range(14))
+    done = outcome(bench, "parameters")
+    assert done.outcome is Outcome.PASS
+    assert done.why == "not tried: p12, p13"
+    assert len([case for case in bench.cases if case.plan.name.startswith("parameter")]) == 12
+
+
+def test_dependents_are_what_the_module_needs() -> None:
+    bench = FakeBench(fine)
+    bench.module = dataclasses.replace(bench.module, needs=(bench.module,))
+    assert outcome(bench, "dependents").outcome is Outcome.PASS
+    assert bench.cases[-1].plan.name == "dependents"
+
+
+def test_module_that_exposes_nothing_has_no_users() -> None:
+    bench = FakeBench(lambda case: result(*LIFE))
+    for name, why in [("use", "exposes nothing"), ("contract", "nothing that it exposes"),
+                      ("files", "no files in sysfs"), ("users", "exposes nothing")]:  # fmt: skip
+        done = outcome(bench, name)
+        assert done.outcome is Outcome.SKIPPED
+        assert why in done.why
+    assert outcome(bench, "cycles").outcome is Outcome.PASS
+
+
+def test_what_cannot_be_used_is_said_by_load() -> None:
+    disk = {**FILESYSTEM, "line": "\tmfs"}
+    done = outcome(FakeBench(lambda case: result(*LIFE, disk)), "load")
+    assert done.outcome is Outcome.PASS
+    assert done.why.startswith("filesystem on a block device mfs is not used: needs a block device")
+
+
+def test_trouble_of_the_harness_is_an_error_and_the_next_test_runs() -> None:
+    def answer(case: Case) -> TrialResult:
+        if case.plan.name == "cycles":
+            raise GuestError("the guest has gone")
+        return fine(case)
+
+    done = battery.run_battery(FakeBench(answer), battery.choose(["cycles", "use"],
+                                                                 sweep_too=False))  # fmt: skip
+    assert [one.outcome for one in done.results] == [Outcome.ERROR, Outcome.PASS]
+    assert done.results[0].why == "the guest has gone"
+    assert done.errors
+
+
+def test_mistake_of_the_user_ends_the_battery() -> None:
+    def answer(case: Case) -> TrialResult:
+        raise UsageError("no such folder")
+
+    with pytest.raises(UsageError):
+        battery.run_battery(FakeBench(answer), battery.choose([], sweep_too=False))
+
+
+def test_known_titles_are_no_findings() -> None:
+    wrong = Finding(Sort.RESIDUE, "residue: slab cache m")
+    answer: Answer = lambda case: result(*LIFE, DEVICE, findings=[wrong])  # noqa: E731
+    assert outcome(FakeBench(answer), "load").outcome is Outcome.FINDING
+    bench = FakeBench(answer, known=("residue: slab cache .*",))
+    assert outcome(bench, "load").outcome is Outcome.PASS
+    assert outcome(bench, "cycles").outcome is Outcome.PASS
+
+
+def test_skipped_tests_say_the_reason_of_the_file() -> None:
+    done = outcome(FakeBench(fine, skip={"signals": "slow"}), "signals")
+    assert (done.outcome, done.why) == (Outcome.SKIPPED, "harness.yaml: slow")
+
+
+def test_enough_different_findings_end_a_test() -> None:
+    numbers = iter(range(100))
+    bench = FakeBench(
+        lambda case: (
+            fine(case)
+            if case.plan.name in ("load", "mounted-mfs")
+            else result(findings=[Finding(Sort.SPLAT, f"WARNING {next(numbers)}")])
+        )
+    )
+    bench.options = dataclasses.replace(bench.options, seeds=50)
+    found = outcome(bench, "users").found
+    assert len(found) < 10
+    assert isinstance(found[0], Found)
+
+
+def test_tests_are_chosen_by_name_or_pattern() -> None:
+    assert [test.name for test in battery.choose(["use*"], sweep_too=False)] == ["use", "users"]
+    assert "sweep" not in {test.name for test in battery.choose([], sweep_too=False)}
+    assert "sweep" in {test.name for test in battery.choose([], sweep_too=True)}
+    with pytest.raises(UsageError, match="no test is called 'nonsense'; there are: load,"):
+        battery.choose(["nonsense"], sweep_too=False)
+
+
+def test_modinfo_keeps_repeated_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = b"  [     0]  parmtype=a:int\n  [    10]  parmtype=b:bool\n"
+    done = SimpleNamespace(status=0, stdout=shown)
+    monkeypatch.setattr(modules.proc, "run", lambda *args, **rest: done)
+    assert modules.modinfo_fields(Path("m.ko")) == (("parmtype", "a:int"), ("parmtype", "b:bool"))
+    assert modules.modinfo(Path("m.ko")) == {"parmtype": "a:int"}
