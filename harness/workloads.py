@@ -32,6 +32,8 @@ _TEXTS: Final = ("0\n", "1\n", "2\n", "-1\n", "4294967295\n", "on\n", "off\n", "
 _HELD_US: Final = 60_000
 #: How long unload may be refused after the last release: so many times 10 ms.
 _LAST_RELEASE: Final = 50
+#: Lanes of what goes on for longer than most.
+_LONG: Final = {"det": {"bound_us": 20_000_000}, "smp": {"bound_us": 60_000_000}}
 _REFUSED: Final = ["EAGAIN", "EBUSY"]
 #: What a load or an unload may answer while others load and unload, too.
 _LOAD_RACES: Final = ["ok", "EEXIST", "EAGAIN", "EBUSY"]
@@ -191,10 +193,9 @@ def cycles(around: Around, count: int) -> Scenario:
     body = [load(around), {"delay": 20_000}, {"delete_module": "${module}", "retries": 20}]
     text = {
         "about": "Load and unload, again and again.",
-        "lanes": {"det": {"bound_us": 20_000_000, "kmemleak": True},
-                  "smp": {"bound_us": 60_000_000}},
+        "lanes": _LONG,
         "actors": [_one("cycler", body, repeat=count)],
-    }  # fmt: skip
+    }
     return make("cycles", text, around)
 
 
@@ -349,18 +350,24 @@ def held_files(around: Around, group: Group) -> Scenario:
     return make(f"held-{group.name}", text, around)
 
 
-def use(around: Around, several: Sequence[Group], seed: int) -> Scenario:
-    """Load, let each surface be used by one after another, unload: nobody races."""
+def use(
+    around: Around, several: Sequence[Group], seed: int, *, turns: int = 1, leaks: bool = False
+) -> Scenario:
+    """Load, let each surface be used by one after another, unload: nobody races.
+
+    Args:
+        leaks: look for leaked memory afterwards, which takes long.
+    """
     rng = random.Random(seed)
-    user = [step for group in several for step in _use(group, rng, "u")]
-    actors = [_one("user", [load(around), *user, *around.use]), *_waker(["user"])]
+    steps = [step for group in several for step in _use(group, rng, "u")]
+    gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
+    user = _one("user", [load(around), *steps, *around.use, *gone], repeat=turns)
     text = {
         "about": "Each surface is used, then the module goes.",
-        "lanes": {"det": {"bound_us": 20_000_000, "kmemleak": True},
-                  "smp": {"bound_us": 60_000_000}},
-        "actors": actors,
-    }  # fmt: skip
-    return make("use", text, around)
+        "lanes": {name: {**lane, "kmemleak": leaks} for name, lane in _LONG.items()},
+        "actors": [user, *_waker(["user"])],
+    }
+    return make("leaks" if leaks else "use", text, around)
 
 
 def users(around: Around, name: str, several: Sequence[Group], seed: int, turns: int) -> Scenario:

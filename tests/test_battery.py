@@ -36,6 +36,9 @@ END = {"ev": "end", "ok": True}
 IN_USE = Finding(Sort.ERRNO, "unloaded while in use: delete_module succeeded")
 
 
+KERNEL = SimpleNamespace(release="6.1.0", detectors=["KASAN", "kmemleak"])
+
+
 def sums(op: str, **counts: int) -> dict[str, Any]:
     return {"ev": "errnos", "where": "actors[0].do[0]", "op": op, "counts": counts}
 
@@ -63,7 +66,7 @@ class FakeBench(Bench):
     """A bench whose trials are answered by a function."""
 
     def __init__(self, answer: Answer, *fields: dict[str, Any], **settings: Any) -> None:
-        made = cast(Lab, SimpleNamespace(kernel=lambda *name: SimpleNamespace(release="6.1.0")))
+        made = cast(Lab, SimpleNamespace(kernel=lambda *name: KERNEL))
         options = Options("6.1", "kasan", (Lane.DET, Lane.SMP), 2, 1, Path("runs"))
         super().__init__(made, Family(name="m"), CheckFile(**settings), options, lambda *said: None)
         self.answer = answer
@@ -278,6 +281,15 @@ def test_module_that_exposes_nothing_has_no_users() -> None:
         assert done.outcome is Outcome.SKIPPED
         assert why in done.why
     assert outcome(bench, "cycles").outcome is Outcome.PASS
+
+
+def test_leaks_are_looked_for_where_the_kernel_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = FakeBench(lambda case: result(*LIFE))
+    assert outcome(bench, "leaks").outcome is Outcome.PASS
+    assert (bench.cases[-1].plan.name, bench.cases[-1].seed) == ("leaks", 0)
+    assert bench.cases[-1].plan.lane("det").kmemleak
+    monkeypatch.setattr(KERNEL, "detectors", ["KASAN"])
+    assert outcome(bench, "leaks").why == "the kernel cannot tell leaked memory"
 
 
 def test_what_cannot_be_used_is_said_by_load() -> None:

@@ -211,8 +211,8 @@ def test_schedule_that_was_not_carried_out_is_no_pass() -> None:
 
 @pytest.mark.parametrize(
     ("taint", "before", "what"),
-    [(1 << 9, 0, "warning"), (1 << 12 | 1 << 7, 1 << 12, "oops or BUG"), (1 << 14, 0, "soft lockup"),
-     (1 << 5, 0, "bad page")],
+    [(1 << 9, 0, "warning"), (1 << 12 | 1 << 7, 1 << 12, "oops or BUG"),
+     (1 << 14, 0, "soft lockup"), (1 << 5, 0, "bad page")],
 )  # fmt: skip
 def test_taint_without_a_report_is_a_finding(taint: int, before: int, what: str) -> None:
     seen = {**DETECTORS, "taint": taint, "taint_before": before}
