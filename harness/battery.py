@@ -651,7 +651,13 @@ def run_battery(
         HarnessError: the module cannot be built, or there is no kernel.
     """
     kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
-    _ = bench.module
+    there = [one.name for one in bench.module.everything]
+    for name in bench.around.load_first:
+        if name not in there:
+            raise UsageError(
+                f"harness.yaml: load_first: no module is called {name!r}; "
+                f"there are: {', '.join(there)}"
+            )
     results = []
     for test in tests:
         result = run_test(bench, test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import yaml
 from rich.console import Console
@@ -17,6 +18,7 @@ from harness.commands import announce, show_progress, wide_console
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
 from harness.machine import Lane
+from harness.modules import Family
 
 _STYLES = {
     Outcome.PASS: "green",
@@ -27,6 +29,25 @@ _STYLES = {
 _LANES = {"det": (Lane.DET,), "smp": (Lane.SMP,), "both": (Lane.DET, Lane.SMP)}
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a person named: a module, and in which kernel."""
+
+    family: Family
+    kernel: str
+    profile: str
+
+
+def find_own(arguments: argparse.Namespace) -> Own:
+    """Return the module and the kernel that the arguments name.
+
+    Raises:
+        UsageError: there is no such thing.
+    """
+    family = modules.find_family(arguments.module)
+    return Own(family, arguments.kernel, arguments.profile)
+
+
 def check(arguments: argparse.Namespace) -> ExitStatus:
     """Put one module through the battery."""
     tests = battery.choose(arguments.only or [], sweep_too=arguments.sweep)
@@ -35,14 +56,14 @@ def check(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.OK
     if arguments.module is None:
         raise UsageError("which module?", hint="harness check FOLDER")
-    family = modules.find_family(arguments.module)
-    modules.find_variant(family, arguments.variant)
-    kernels.load_recipe(arguments.kernel, arguments.profile)
-    settings = checkfile.load(family.folder, battery.NAMES)
+    own = find_own(arguments)
+    modules.find_variant(own.family, arguments.variant)
+    kernels.load_recipe(own.kernel, own.profile)
+    settings = checkfile.load(own.family.folder, battery.NAMES)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         announce(made, arguments, progress.console)
-        bench = Bench(made, family, settings, _options(arguments), progress)
+        bench = Bench(made, own.family, settings, _options(own, arguments), progress)
         done = battery.run_battery(
             bench, tests, lambda result: _say(result, progress.console, str(arguments.json))
         )
@@ -59,9 +80,9 @@ def check(arguments: argparse.Namespace) -> ExitStatus:
 
 def init(arguments: argparse.Namespace) -> ExitStatus:
     """Load a module once and write a ``harness.yaml`` with what was learned."""
-    family = modules.find_family(arguments.module)
-    kernels.load_recipe(arguments.kernel, arguments.profile)
-    folder = family.folder if family.folder.is_dir() else family.folder.parent
+    own = find_own(arguments)
+    kernels.load_recipe(own.kernel, own.profile)
+    folder = own.family.folder if own.family.folder.is_dir() else own.family.folder.parent
     path = folder / checkfile.NAME
     if path.exists() and not arguments.force:
         raise UsageError(f"{path}: is there already", hint="--force writes it anew")
@@ -69,7 +90,7 @@ def init(arguments: argparse.Namespace) -> ExitStatus:
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         announce(made, arguments, progress.console)
-        bench = Bench(made, family, settings, _options(arguments), progress)
+        bench = Bench(made, own.family, settings, _options(own, arguments), progress)
         learned = bench.learned
         text = learned_file(bench)
     report.write_text(path, text)
@@ -82,10 +103,10 @@ def init(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.FINDINGS if learned.found else ExitStatus.OK
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def _options(own: Own, arguments: argparse.Namespace) -> Options:
     return Options(
-        kernel=arguments.kernel,
-        profile=arguments.profile,
+        kernel=own.kernel,
+        profile=own.profile,
         lanes=_LANES[getattr(arguments, "lane", "det")],
         seeds=getattr(arguments, "seeds", 1),
         workers=arguments.workers,
@@ -105,6 +126,8 @@ def learned_file(bench: Bench) -> str:
         if name == "parmtype":
             lines.append(f"#   {value.replace(':', ': ')}")
     lines += [
+        "# Other modules that the folder makes, to be loaded first and in this order.",
+        "load_first: []",
         "# Steps as in a scenario (docs/scenarios.md): before the first load, by somebody who",
         "# uses the module, after a load with nobody there, after the last unload.",
         "setup: []",

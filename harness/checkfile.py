@@ -37,8 +37,10 @@ class CheckFile:
 class _Model(Model):
     #: Of every load: ``name=value ...``.
     parameters: str = ""
-    #: Role → module, where the folder makes several; read by harness.modules.
-    modules: dict[str, str] = pydantic.Field(default_factory=dict)
+    #: Other modules that the folder makes: loaded before it in this order.
+    load_first: list[Annotated[str, pydantic.Field(pattern=r"^\w+$")]] = pydantic.Field(
+        default_factory=list
+    )
     setup: list[Any] = pydantic.Field(default_factory=list)
     use: list[Any] = pydantic.Field(default_factory=list)
     holds: list[Any] = pydantic.Field(default_factory=list)
@@ -99,6 +101,7 @@ def parse(text: str, name: str, tests: tuple[str, ...]) -> CheckFile:
                                  f"{near(test, tests)}")  # fmt: skip
     around = Around(
         parameters=model.parameters,
+        load_first=tuple(model.load_first),
         setup=tuple(model.setup),
         use=tuple(model.use),
         holds=tuple(model.holds),

@@ -58,6 +58,8 @@ class Around:
 
     #: Of every load: ``name=value ...``.
     parameters: str = ""
+    #: Other modules, loaded before everything in this order and unloaded at the end.
+    load_first: tuple[str, ...] = ()
     #: Before the first load.
     setup: tuple[Step, ...] = ()
     #: After each load, as somebody who uses the module.
@@ -114,12 +116,20 @@ def make(name: str, text: dict[str, Any], around: Around = NOTHING) -> Scenario:
         ScenarioError: the steps of a ``harness.yaml`` are wrong.
     """
     lanes = text.pop("lanes", {"det": {"bound_us": 10_000_000}, "smp": {"bound_us": 30_000_000}})
+    first = [{"finit_module": f"/payload/{name}.ko"} for name in around.load_first]
+    last = [
+        {"delete_module": name, "retries": _LAST_RELEASE} for name in reversed(around.load_first)
+    ]
     whole = {
         "surfaces": ["module"],
         "lanes": lanes,
-        "setup": [*around.setup, *text.pop("setup", [])],
+        "setup": [*first, *around.setup, *text.pop("setup", [])],
         **text,
-        "teardown": [*text.pop("teardown", [unload(retries=_LAST_RELEASE)]), *around.teardown],
+        "teardown": [
+            *text.pop("teardown", [unload(retries=_LAST_RELEASE)]),
+            *around.teardown,
+            *last,
+        ],
     }
     fine = dict(around.fine)
     for phase in (whole["setup"], whole["teardown"], *(one["do"] for one in whole["actors"])):

@@ -23,7 +23,7 @@ from harness.surfaces import Kind, Surface
 from harness.trial import Trial, TrialResult
 from harness.verdict import Evidence, Finding, Verdict
 from harness.verdict import Kind as Sort
-from harness.workloads import Group
+from harness.workloads import Around, Group
 
 DEVICE = {"ev": "surface", "survey": "loaded", "section": "node", "mode": "20600",
           "number": "240:0", "line": "/dev/m"}  # fmt: skip
@@ -318,6 +318,12 @@ def test_mistake_of_the_user_ends_the_battery() -> None:
 
     with pytest.raises(UsageError):
         battery.run_battery(FakeBench(answer), battery.choose([], sweep_too=False))
+
+
+def test_modules_to_load_first_must_be_there() -> None:
+    bench = FakeBench(fine, around=Around(load_first=("core",)))
+    with pytest.raises(UsageError, match="load_first: no module is called 'core'; there are: m"):
+        battery.run_battery(bench, battery.choose([], sweep_too=False))
 
 
 def test_known_titles_are_no_findings() -> None:

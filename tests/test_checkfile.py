@@ -20,6 +20,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     (tmp_path / "harness.yaml").write_text(
         """
         parameters: a=1 b=2
+        load_first: [core]
         setup: [{mkdir: /x}]
         use: [{stat: /x}]
         holds: [{stat: /x, expect: ENOENT}]
@@ -35,6 +36,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "m.ko"):
         read = checkfile.load(path, TESTS)
         assert read.around.parameters == "a=1 b=2"
+        assert read.around.load_first == ("core",)
         assert read.around.setup == ({"mkdir": "/x"},)
         assert read.around.use == ({"stat": "/x"},)
         assert read.around.holds == ({"stat": "/x", "expect": "ENOENT"},)
@@ -49,6 +51,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     [
         ("parameter: a=1", "f:1: parameter: unknown field; did you mean parameters?"),
         ("parameters: 3", "f:1: parameters: input should be a valid string"),
+        ("load_first: ['a b']", "f:1: load_first[0]: string should match pattern"),
         ("setup:\n- mkdri: /x", "f:2: setup[0].mkdri: no op or field is called 'mkdri'"),
         ("use:\n- open: {slot: 99, path: /x}", "f:2: use[0].open.slot: 99 is not in 0..15"),
         ("fine: {finit: [ok]}", "f:1: fine.finit: no op is called 'finit'"),

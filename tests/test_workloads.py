@@ -145,14 +145,19 @@ def test_parameters_come_after_those_of_every_load() -> None:
 def test_what_goes_around_is_in_every_scenario() -> None:
     own: dict[str, Any] = {"stat": "/own", "expect": "any"}
     around = Around(
-        parameters="a=1", setup=({"mkdir": "/before"},), use=(own,), holds=({"stat": "/held"},),
+        parameters="a=1", load_first=("core", "more"), setup=({"mkdir": "/before"},),
+        use=(own,), holds=({"stat": "/held"},),
         teardown=({"rmdir": "/before"},), fine=(("finit_module", ("ENODEV",)),),
     )  # fmt: skip
     program = compiled(workloads.survey(around))
-    assert [node.args[0] for _, node in walk(program.setup) if isinstance(node, Op)] == ["/before"]
+    assert [node.args[0] for _, node in walk(program.setup) if isinstance(node, Op)] == [
+        "/payload/core.ko", "/payload/more.ko", "/before",
+    ]  # fmt: skip
     names = [(op.name, op.args[0]) for op in ops_of(program)]
     assert ("stat", "/held") in names
-    assert names[-1] == ("rmdir", "/before")
+    assert names[-3:] == [
+        ("rmdir", "/before"), ("delete_module", "more"), ("delete_module", "core"),
+    ]  # fmt: skip
     (loaded,) = (op for op in ops_of(program) if op.name == "finit_module")
     assert loaded.expect == ("ok", "ENODEV")
     crowd = compiled(workloads.users(around, "crowd", GROUPS, 1, 3))
