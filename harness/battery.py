@@ -528,12 +528,20 @@ def _files(bench: Bench) -> Iterable[Found]:
 def name_files(group: Group, result: TrialResult) -> tuple[Finding, ...]:
     """Return the findings of a trial that held files which must not pin their module."""
     refused = r"errno: delete_module returned (EAGAIN|EBUSY)"
-    return tuple(
+    named = [
         dataclasses.replace(one, title=f"an open {group.kind.value} keeps the module from going")
         if re.fullmatch(refused, one.title)
         else one
         for one in result.findings
-    )
+    ]
+    events = verdict.parse_report(result.evidence.report)
+    # The reads of this scenario come after its first unload, which may have been refused.
+    first = next((one for one in events if one["ev"] == "errnos" and one["op"] == "delete_module"
+                  and one["where"] == workloads.FIRST_UNLOAD), None)  # fmt: skip
+    if first and first["counts"].get("ok") and _answers(events, "pread")["ok"]:
+        title = f"an open {group.kind.value} still answers when its module has gone"
+        named.append(Finding(verdict.Kind.DATA, title))
+    return tuple(named)
 
 
 def _users(bench: Bench) -> Iterable[Found]:

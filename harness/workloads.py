@@ -329,6 +329,10 @@ def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
 PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.FILESYSTEM)
 
 
+#: Place of the first unload in :func:`held_files`.
+FIRST_UNLOAD: Final = "actors[1].do[1]"
+
+
 def held_files(around: Around, group: Group) -> Scenario:
     """Files that keep nobody from going: the module goes, and what is still open is harmless."""
     paths = [one for one in group.surfaces if one.readable or one.writable][: MAX_SLOTS - 1]

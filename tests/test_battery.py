@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import battery, modules
+from harness import battery, modules, workloads
 from harness.battery import Bench, Case, Found, Options, Outcome
 from harness.checkfile import CheckFile
 from harness.errors import GuestError, UsageError
@@ -23,7 +23,7 @@ from harness.surfaces import Kind, Surface
 from harness.trial import Trial, TrialResult
 from harness.verdict import Evidence, Finding, Verdict
 from harness.verdict import Kind as Sort
-from harness.workloads import Around, Group
+from harness.workloads import NOTHING, Around, Group
 
 DEVICE = {"ev": "surface", "survey": "loaded", "section": "node", "mode": "20600",
           "number": "240:0", "line": "/dev/m"}  # fmt: skip
@@ -240,6 +240,24 @@ def test_file_that_pins_its_module_is_called_that() -> None:
     first, second = battery.name_files(group, result(findings=[refused, other]))
     assert first.title == "an open sysfs file keeps the module from going"
     assert second is other
+
+
+@pytest.mark.parametrize(
+    ("unloaded", "read", "wrong"),
+    [({"ok": 1}, {"ok": 1}, True), ({"ok": 1}, {"ENODEV": 1}, False),
+     ({"EBUSY": 1}, {"ok": 1}, False)],
+)  # fmt: skip
+def test_file_that_answers_without_its_module_is_a_finding(
+    unloaded: dict[str, int], read: dict[str, int], wrong: bool
+) -> None:
+    group = Group("debugfs-files", (Surface(Kind.DEBUGFS, "/sys/kernel/debug/m", 0o100444),))
+    (place,) = (op.place for op in workloads.held_files(NOTHING, group).actors[1].body
+                if op.args[0] == "${module}" and op.expect != ("ok", "ENOENT"))  # fmt: skip
+    first = {**sums("delete_module", **unloaded), "where": place}
+    seen = battery.name_files(group, result(first, sums("delete_module", ok=1),
+                                            sums("pread", **read)))  # fmt: skip
+    title = "an open debugfs file still answers when its module has gone"
+    assert [one.title for one in seen] == ([title] if wrong else [])
 
 
 def test_wrong_errno_of_a_load_names_the_parameter() -> None:
