@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from harness import catalogue, elf, kconfig, lab, modules, surfaces, sweep, verdict, workloads
 from harness.checkfile import CheckFile
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, NotLoadedError, UsageError
 from harness.lab import Lab, Subject
 from harness.machine import Lane
 from harness.modules import Family
@@ -326,7 +326,10 @@ def _answers(events: Iterable[Event], op: str) -> Counter[str]:
 
 def _learn(bench: Bench) -> Learned:
     plan = workloads.survey(bench.around)
-    ((_, trial, result),) = bench.results([Case(plan, lane=bench.lane)])
+    try:
+        ((_, trial, result),) = bench.results([Case(plan, lane=bench.lane)])
+    except NotLoadedError:
+        return Learned((), (), "it does not load here, which harness.yaml says is fine")
     events = verdict.parse_report(result.evidence.report)
     findings, stop = name_load(result.findings, events, bench.module)
     found = _kept(bench, trial, result, findings)
@@ -395,6 +398,8 @@ def _load(bench: Bench) -> Iterable[Found]:
     yield from bench.learned.found
     if bench.learned.stop and not bench.learned.found:
         raise Skipped(bench.learned.stop)
+    if bench.learned.stop.startswith("it does not load"):
+        bench.remarks.append("parameters that it needs can stand in a harness.yaml")
     if bench.learned.cut:
         bench.remarks.append(f"{bench.learned.cut} things that it brings are not listed")
     for surface, why in workloads.not_used(bench.learned.surfaces):

@@ -195,8 +195,8 @@ def result_table(results: Sequence[Result]) -> Table:
     table.add_column("replay", overflow="fold")
     for result in results:
         verdict = Text(result.outcome.value, style=_STYLES[result.outcome])
+        why = Text(result.why, style="dim")
         if not result.found:
-            why = Text(result.why, style="dim")
             table.add_row(result.name, verdict, str(result.trials), why, "-")
         for number, found in enumerate(result.found):
             replay = report.replay_command(found.bundle) if found.bundle else "-"
@@ -204,4 +204,6 @@ def result_table(results: Sequence[Result]) -> Table:
                 result.name if not number else "", verdict if not number else "",
                 str(result.trials) if not number else "", Text(found.finding.title), Text(replay),
             )  # fmt: skip
+        if result.found and result.why:
+            table.add_row("", "", "", why, "-")
     return table

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: The survey of a scenario that has loaded the module.
+#: Surveys of a scenario: before the module's load, after it, and with a filesystem mounted.
+BEFORE: Final = "before"
 LOADED: Final = "loaded"
+MOUNTED: Final = "mounted"
 
 
 class Kind(enum.StrEnum):
@@ -104,15 +106,17 @@ _EVERY_DEVICE: Final = re.compile(
 
 
 def learn(events: Iterable[Mapping[str, Any]], survey: str = LOADED) -> tuple[Surface, ...]:
-    """Return what one survey has found, a module's own things first.
+    """Return what one survey has found and the one before had not, a module's own things first.
 
     Args:
         events: the executor's report.
         survey: name of the survey, as its op has it.
     """
+    seen = [event for event in events if event["ev"] == "surface"]
+    before = {(event["section"], event["line"]) for event in seen if event["survey"] == BEFORE}
     found: dict[tuple[Kind, str], Surface] = {}
-    for event in events:
-        if event["ev"] != "surface" or event["survey"] != survey:
+    for event in seen:
+        if event["survey"] != survey or (event["section"], event["line"]) in before:
             continue
         surface = _surface(
             event["section"], event["line"], int(event["mode"], 8), event.get("number", "")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harness import audit, klog, program
-from harness.errors import GuestError
+from harness.errors import GuestError, NotLoadedError
 from harness.machine import EXECUTOR_DONE
 
 Event = dict[str, Any]
@@ -311,7 +311,7 @@ def _require_evidence(
         raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
     # A task that was stopped at an instruction of the module is proof enough of it.
     if "parked" not in events and not _loads(events):
-        raise GuestError("the module was never loaded: this trial shows nothing")
+        raise NotLoadedError("the module was never loaded: this trial shows nothing")
     for missing, what in (("audited", "residue was not looked for"), ("detectors", "no detectors")):
         # A plan whose unload was refused changed nothing, and ends its trial at once.
         if missing not in events and not (missing == "audited" and "refused" in events):

@@ -18,7 +18,7 @@ import yaml
 from harness import scenario
 from harness.ops import MAX_SLOTS
 from harness.scenario import Scenario
-from harness.surfaces import FILES, SIGNS, Kind, Surface
+from harness.surfaces import BEFORE, FILES, LOADED, MOUNTED, SIGNS, Kind, Surface
 
 Step = dict[str, Any]
 
@@ -26,8 +26,9 @@ Step = dict[str, Any]
 MAX_FILES: Final = 12
 #: Requests that any device may be asked: FIONREAD, TCGETS, BLKGETSIZE64, BLKFLSBUF, HDIO_GETGEO.
 _KNOWN_REQUESTS: Final = (0x541B, 0x5401, 0x80081272, 0x1261, 0x0301)
-#: What is written to files that take text.
-_TEXTS: Final = ("0\n", "1\n", "2\n", "-1\n", "4294967295\n", "on\n", "off\n", "\n", "x" * 40)
+#: What is written to files that take text. No large numbers: what asks for as much memory as it
+#: is told to is no finding.
+_TEXTS: Final = ("0\n", "1\n", "2\n", "-1\n", "on\n", "off\n", "\n", "x" * 40)
 #: Guest time in which somebody holds what must keep the module from going, microseconds.
 _HELD_US: Final = 60_000
 #: How long unload may be refused after the last release: so many times 10 ms.
@@ -169,10 +170,12 @@ def _any(op: str, value: Any = None, **fields: Any) -> Step:
 def survey(around: Around) -> Scenario:
     """Load, look, unload."""
     steps = [
+        # What is there before is that of modules which it needs.
+        {"survey": BEFORE},
         load(around),
         # Some things are made by work items that the load has queued.
         {"sleep": 50_000},
-        {"survey": "loaded"},
+        {"survey": LOADED},
         *around.holds,
     ]
     return make("load", {"about": "Load, look, unload.", "actors": [_one("loader", steps)]}, around)
@@ -183,10 +186,11 @@ def survey_mounted(around: Around, filesystem: Surface) -> Scenario:
     target = f"/mnt/{filesystem.slug}"
     mount = {"source": "none", "target": target, "fstype": filesystem.name}
     steps = [
+        {"survey": BEFORE},
         load(around),
         _any("mkdir", target),
         _any("mount", mount),
-        {"survey": "mounted"},
+        {"survey": MOUNTED},
         _any("umount", target),
         _any("rmdir", target),
     ]

@@ -15,7 +15,7 @@ import pytest
 from harness import battery, modules, workloads
 from harness.battery import Bench, Case, Found, Options, Outcome
 from harness.checkfile import CheckFile
-from harness.errors import GuestError, UsageError
+from harness.errors import GuestError, NotLoadedError, UsageError
 from harness.lab import Lab
 from harness.machine import EXECUTOR_DONE, Lane
 from harness.modules import Family, Module
@@ -336,6 +336,21 @@ def test_mistake_of_the_user_ends_the_battery() -> None:
 
     with pytest.raises(UsageError):
         battery.run_battery(FakeBench(answer), battery.choose([], sweep_too=False))
+
+
+def test_module_that_may_refuse_to_load_is_left_alone() -> None:
+    def answer(case: Case) -> TrialResult:
+        raise NotLoadedError("the module was never loaded")
+
+    done = battery.run_battery(FakeBench(answer), battery.choose([], sweep_too=False))
+    assert {one.outcome for one in done.results} == {Outcome.SKIPPED}
+    assert "harness.yaml says is fine" in done.results[0].why
+
+
+def test_module_that_refuses_to_load_may_need_parameters() -> None:
+    refused = Finding(Sort.ERRNO, "errno: finit_module returned EINVAL")
+    bench = FakeBench(lambda case: result(sums("finit_module", EINVAL=1), END, findings=[refused]))
+    assert outcome(bench, "load").why == "parameters that it needs can stand in a harness.yaml"
 
 
 def test_modules_to_load_first_must_be_there() -> None:

@@ -21,7 +21,7 @@ DEVICE = Surface(Kind.CHARACTER, "/dev/m", 0o020600, "10:55")
 FILE = Surface(Kind.SYSFS, "/sys/m: odd [name]", 0o100644)
 PASSED = Result("load", "about", Outcome.PASS, trials=1)
 FOUND = Result(
-    "cycles", "about", Outcome.FINDING, trials=2,
+    "cycles", "about", Outcome.FINDING, trials=2, why="not tried: depth",
     found=(Found(Finding(Sort.RESIDUE, "residue: misc [red]device"), Path("/b/one")),
            Found(Finding(Sort.SPLAT, "WARNING in m_exit"))),
 )  # fmt: skip

@@ -61,6 +61,12 @@ def test_other_surveys_and_events_are_left_alone() -> None:
     assert [one.name for one in surfaces.learn(seen, "mounted")] == ["/proc/fs/m/x"]
 
 
+def test_what_was_there_before_belongs_to_others() -> None:
+    needed, own = event("procfs", "/proc/core", 0o100444), event("procfs", "/proc/m", 0o100444)
+    before = {**needed, "survey": "before"}
+    assert [one.name for one in surfaces.learn([before, needed, own])] == ["/proc/m"]
+
+
 def test_own_attributes_come_before_those_of_every_device() -> None:
     folder = "/sys/devices/virtual/misc/m"
     names = [f"{folder}/power/control", f"{folder}/uevent", f"{folder}/zeal"]
