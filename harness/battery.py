@@ -516,7 +516,8 @@ def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
         elif re.fullmatch(r"errno: delete_module returned (EAGAIN|EBUSY)", title):
             title = f"still in use after the last release of {what}"
         named.append(dataclasses.replace(finding, title=title))
-    return tuple(named)
+    # The cause before the crash that it leads to.
+    return tuple(sorted(named, key=lambda finding: not finding.title.startswith("missing owner")))
 
 
 def _files(bench: Bench) -> Iterable[Found]:
