@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import kconfig, kernelfiles, proc, readymade, sources, store
+from harness import kconfig, kconfigtree, kernelfiles, proc, readymade, sources, store
 from harness.deadline import Deadline
-from harness.errors import CommandError, KernelBuildError
+from harness.errors import CommandError, KernelBuildError, UsageError
 from harness.kernelfiles import DEFAULT_KERNEL as DEFAULT_KERNEL
 from harness.kernelfiles import DEFAULT_PROFILE as DEFAULT_PROFILE
 from harness.kernelfiles import DebianImage, Recipe, Tree
@@ -346,7 +346,39 @@ def _configure(recipe: Recipe, source: Path, build: Path, progress: Progress) ->
             evidence=first_error(error.evidence),
             hint=_compiler_hint(recipe, error.evidence),
         ) from error
-    kconfig.require(wanted, kconfig.parse((build / ".config").read_text()), source)
+    config = kconfig.parse((build / ".config").read_text())
+    _require_added(recipe, config, source)
+    kconfig.require(wanted, config, source)
+
+
+def _require_added(recipe: Recipe, config: Mapping[str, str], source: Path) -> None:
+    """Check that the options which a user added are there.
+
+    Raises:
+        UsageError: one is not; says what it depends on.
+    """
+    added = {option: value for option, value in recipe.options if option in recipe.added}
+    dropped = kconfig.missing(added, config)
+    if not dropped:
+        return
+    tree = kconfigtree.Tree(source)
+    names = [option.removeprefix("CONFIG_") for option in dropped]
+    is_now = [
+        f"{name}={added[option]} (is {config.get(option, 'n')}): {tree.explain(name, config)}"
+        for name, option in zip(names, dropped, strict=True)
+    ]
+    wanted = {n: added[o] for n, o in zip(names, dropped, strict=True) if added[o] in ("y", "m")}
+    more = tree.propose(wanted, config).options.items() - {
+        (option.removeprefix("CONFIG_"), value) for option, value in added.items()
+    }
+    raise UsageError(
+        f"kernel {recipe.name} does not take {', '.join(names)} as asked for in {recipe.profile}",
+        evidence="\n".join(is_now),
+        hint="add what it depends on, too: --add-config "
+        + ",".join(f"{name}={value}" for name, value in sorted(more))
+        if more
+        else None,
+    )
 
 
 def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames", "marktext"),
-    ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates"),
+    ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates"),
     ("matrixdoc", "schedules"),
     ("matrixdiff", "junit"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
