@@ -14,10 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
-
-#: An expression: a symbol, a constant, or an operator and what it joins.
-Expr: TypeAlias = tuple[str, ...] | tuple[str, "Expr"] | tuple[str, "Expr", "Expr"]
 
 _KINDS = ("bool", "tristate", "def_bool", "def_tristate", "int", "hex", "string")
 _TOKEN = re.compile(r'\$\([^()]*(?:\([^()]*\)[^()]*)*\)|&&|\|\||!=|<=|>=|[!()=<>]|"[^"]*"|[\w./-]+')
@@ -25,6 +21,41 @@ _ENTRY = re.compile(r"^(?:menu)?config\s+(\w+)\s*$")
 _RANK = {"n": 0, "m": 1, "y": 2}
 #: What is deeper is a circle.
 _DEPTH = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A condition: an option, a constant, or an operator and what it joins."""
+
+    #: ``sym``, ``const``, ``!``, ``&&``, ``||``, or a comparison.
+    operator: str
+    #: Of an option or a constant.
+    text: str = ""
+    sides: tuple[Expr, ...] = ()
+
+    def names(self) -> Iterator[str]:
+        """Yield the options that stand in it."""
+        if self.operator == "sym":
+            yield self.text
+        for side in self.sides:
+            yield from side.names()
+
+    def __str__(self) -> str:
+        """As Kconfig writes it."""
+        if not self.sides:
+            return self.text
+        inner = [str(side) for side in self.sides]
+        if self.operator == "!":
+            return f"!({inner[0]})" if self.sides[0].operator in ("&&", "||") else f"!{inner[0]}"
+        if self.operator == "&&":
+            inner = [f"({one})" if side.operator == "||" else one
+                     for one, side in zip(inner, self.sides, strict=True)]  # fmt: skip
+        gap = " " if self.operator in ("&&", "||") else ""
+        return f"{gap}{self.operator}{gap}".join(inner)
+
+
+#: What is always met.
+ALWAYS = Expr("const", "y")
 
 
 @dataclass(slots=True)
@@ -65,11 +96,11 @@ class Tree:
         self.selectors: dict[str, list[tuple[str, Expr]]] = {}
         self._arch = arch
         self._seen: set[str] = set()
-        self._file("Kconfig", [("y",)])
+        self._file("Kconfig", [])
 
     def condition(self, name: str) -> str:
         """Return what an option depends on, for a person; empty when nothing."""
-        conditions = [show(one) for one in self.symbols[name].conditions]
+        conditions = [str(one) for one in self.symbols[name].conditions]
         return " || ".join(f"({text})" if len(conditions) > 1 else text for text in conditions)
 
     def explain(self, name: str, config: Mapping[str, str]) -> str:
@@ -85,7 +116,7 @@ class Tree:
         if not symbol.prompt:
             by = sorted({selector for selector, _ in self.selectors.get(name, [])})
             text += ", no prompt" + (f"; selected by {', '.join(by[:6])}" if by else "")
-        names = {one for expr in symbol.conditions for one in names_in(expr)}
+        names = {one for expr in symbol.conditions for one in expr.names()}
         unmet = [
             f"{one} is {config.get(f'CONFIG_{one}', 'n')}"
             for one in sorted(names)
@@ -137,7 +168,7 @@ class Tree:
             value = "y"
         if not symbol.prompt:
             return self._select(name, value, config, proposal, (*above, name))
-        conditions = symbol.conditions or [("y",)]
+        conditions = symbol.conditions or [ALWAYS]
         before = dict(proposal.options), list(proposal.problems)
         for condition in conditions:
             if self._meet(condition, value, config, proposal, (*above, name)):
@@ -181,50 +212,36 @@ class Tree:
         rank = _RANK[value]
         if self._evaluate(expr, config, proposal) >= rank:
             return True
-        match expr:
-            case ("&&", left, right):
-                return self._meet(left, value, config, proposal, above) and self._meet(
-                    right, value, config, proposal, above
-                )
-            case ("||", *sides):
+        match expr.operator:
+            case "&&":
+                return all(self._meet(one, value, config, proposal, above) for one in expr.sides)
+            case "||":
                 # What is partly there is nearer than what is not.
-                for side in sorted(sides, key=lambda one: -self._evaluate(one, config, proposal)):
+                sides = sorted(expr.sides, key=lambda one: -self._evaluate(one, config, proposal))
+                for side in sides:
                     tried = Proposal(dict(proposal.options), [])
                     if self._meet(side, value, config, tried, above):
                         proposal.options = tried.options
                         return True
-                return False
-            case ("sym", name):
-                return self._want(str(name), value, config, proposal, above, at_least=True)
-            case ("=", ("sym", name), ("const", wanted)) if wanted in _RANK:
-                return self._want(str(name), str(wanted), config, proposal, above)
-            case _:
-                return False
+            case "sym":
+                return self._want(expr.text, value, config, proposal, above, at_least=True)
+            case "=" if expr.sides[1].text in _RANK:
+                return self._want(expr.sides[0].text, expr.sides[1].text, config, proposal, above)
+        return False
 
     def _evaluate(self, expr: Expr, config: Mapping[str, str], proposal: Proposal) -> int:
-        match expr:
-            case ("&&", left, right):
-                return min(
-                    self._evaluate(left, config, proposal), self._evaluate(right, config, proposal)
-                )
-            case ("||", left, right):
-                return max(
-                    self._evaluate(left, config, proposal), self._evaluate(right, config, proposal)
-                )
-            case ("!", inner):
-                return 2 - self._evaluate(inner, config, proposal)
-            case ("=" | "!=" as operator, ("sym", name), ("const" | "sym", other)):
-                right = str(other)
-                if right not in _RANK:
-                    return 2
-                same = self._value(str(name), config, proposal) == right
-                return 2 if same == (operator == "=") else 0
-            case ("sym", name):
-                return _RANK[self._value(str(name), config, proposal)]
-            case ("const", text) | (text,):
-                return _RANK.get(str(text), 2)
-            case _:
-                return 2
+        """Return 0, 1 or 2 for n, m or y; what is not known counts as y."""
+        if expr.operator in ("&&", "||", "!"):
+            sides = [self._evaluate(one, config, proposal) for one in expr.sides]
+            if expr.operator == "!":
+                return 2 - sides[0]
+            return min(sides) if expr.operator == "&&" else max(sides)
+        if expr.operator in ("=", "!=") and expr.sides[1].text in _RANK:
+            same = self._value(expr.sides[0].text, config, proposal) == expr.sides[1].text
+            return 2 if same == (expr.operator == "=") else 0
+        if expr.operator == "sym":
+            return _RANK[self._value(expr.text, config, proposal)]
+        return _RANK.get(expr.text, 2) if expr.operator == "const" else 2
 
     # ---- reading ----
 
@@ -271,7 +288,7 @@ class _Reader:
     def _flush(self) -> None:
         """An option's conditions are complete when the next entry begins."""
         if self.symbol is not None and self.own is not None:
-            joined = functools.reduce(_both, [*self._around(), *self.own], ("y",))
+            joined = functools.reduce(_both, [*self._around(), *self.own], ALWAYS)
             self.symbol.conditions.append(joined)
         self.symbol, self.own = None, None
 
@@ -280,8 +297,7 @@ class _Reader:
             yield from block
 
     def _line(self, line: str, number: int) -> None:
-        word, _, rest = line.partition(" ")
-        word, rest = (line.split(None, 1) + [""])[:2]
+        word, rest = [*line.split(None, 1), ""][:2]
         if match := _ENTRY.match(line):
             self._flush()
             name = match[1]
@@ -315,7 +331,7 @@ class _Reader:
             symbol.prompt = True
         elif word == "select":
             name, _, condition = rest.partition(" if ")
-            entry = (symbol.name, parse(condition) if condition else ("y",))
+            entry = (symbol.name, parse(condition) if condition else ALWAYS)
             self.tree.selectors.setdefault(name.strip(), []).append(entry)
 
 
@@ -333,27 +349,26 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _both(left: Expr, right: Expr) -> Expr:
-    if left == ("y",):
+    if left == ALWAYS:
         return right
-    return left if right == ("y",) else ("&&", left, right)
+    return left if right == ALWAYS else Expr("&&", sides=(left, right))
 
 
 def parse(text: str) -> Expr:
     """Return a condition as an expression; what is not understood counts as met."""
-    text = re.sub(r'(?<!["\w])#.*$', "", text)
-    tokens = _TOKEN.findall(text)
+    tokens = _TOKEN.findall(re.sub(r'(?<!["\w])#.*$', "", text))
     try:
         expr, rest = _or(tokens)
     except IndexError:
-        return ("y",)
-    return expr if not rest else ("y",)
+        return ALWAYS
+    return expr if not rest else ALWAYS
 
 
 def _or(tokens: list[str]) -> tuple[Expr, list[str]]:
     left, tokens = _and(tokens)
     while tokens and tokens[0] == "||":
         right, tokens = _and(tokens[1:])
-        left = ("||", left, right)
+        left = Expr("||", sides=(left, right))
     return left, tokens
 
 
@@ -368,50 +383,19 @@ def _and(tokens: list[str]) -> tuple[Expr, list[str]]:
 def _term(tokens: list[str]) -> tuple[Expr, list[str]]:
     if tokens[0] == "!":
         inner, rest = _term(tokens[1:])
-        return ("!", inner), rest
+        return Expr("!", sides=(inner,)), rest
     if tokens[0] == "(":
         inner, rest = _or(tokens[1:])
         return inner, rest[1:]
     left, rest = _atom(tokens[0]), tokens[1:]
     if rest and rest[0] in ("=", "!=", "<", ">", "<=", ">="):
-        return (rest[0], left, _atom(rest[1])), rest[2:]
+        return Expr(rest[0], sides=(left, _atom(rest[1]))), rest[2:]
     return left, rest
 
 
 def _atom(token: str) -> Expr:
     if token.startswith("$("):
-        return ("y",)
+        return ALWAYS
     if token.startswith('"') or token in _RANK or token.isdigit():
-        return ("const", token.strip('"'))
-    return ("sym", token)
-
-
-def names_in(expr: Expr) -> Iterator[str]:
-    """Yield the options that stand in an expression."""
-    match expr:
-        case ("sym", name):
-            yield str(name)
-        case ("const", _):
-            return
-        case (_, *inner):
-            for one in inner:
-                if isinstance(one, tuple):
-                    yield from names_in(one)
-
-
-def show(expr: Expr) -> str:
-    """Return an expression as Kconfig writes it."""
-    match expr:
-        case ("sym" | "const", text) | (text,):
-            return str(text)
-        case ("!", inner):
-            text = show(inner)
-            return f"!({text})" if inner[0] in ("&&", "||") else f"!{text}"
-        case ("&&", left, right):
-            sides = [f"({show(one)})" if one[0] == "||" else show(one) for one in (left, right)]
-            return " && ".join(sides)
-        case (operator, left, right):
-            gap = " " if operator == "||" else ""
-            return f"{show(left)}{gap}{operator}{gap}{show(right)}"
-        case _:
-            return "y"
+        return Expr("const", token.strip('"'))
+    return Expr("sym", token)

@@ -12,7 +12,8 @@ PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames", "marktext"),
-    ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates"),
+    ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates",
+     "kbuildfiles"),
     ("matrixdoc", "schedules"),
     ("matrixdiff", "junit"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
@@ -24,6 +25,7 @@ ROWS = (
     ("timeline",),
     ("readymade", "image"),
     ("kernels",),
+    ("buildhelp",),
     ("modules", "keys", "template", "reach", "inventory"),
     ("accel", "guest", "trial", "matrixplan"),
     ("bundle", "report", "klogview", "matrixrun", "matrixtimes"),
