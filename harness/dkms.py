@@ -21,7 +21,9 @@ _SIZE_LIMIT_KIB = 64
 _MODULES_LIMIT = 64
 
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?(\w+)(?:\[(\d+)\])?(\+?)=(.*)$", re.DOTALL)
-_OPENS = re.compile(r"^\s*(?:if|case|for|while|until|select)\b|^\s*(?:function\s+)?\w+\s*\(\)|^\s*\{")
+_OPENS = re.compile(
+    r"^\s*(?:if|case|for|while|until|select)\b|^\s*(?:function\s+)?\w+\s*\(\)|^\s*\{"
+)
 _CLOSES = re.compile(r"(?:^|;)\s*(?:fi|esac|done)\b|^\s*\}")
 _REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _COMPUTED = re.compile(r"[`$]")

@@ -281,7 +281,7 @@ def _guess_family(folder: Path, main: str) -> Family:
     others = [name for name in named if name != chosen.module]
     return Family(
         name=chosen.name.rpartition("/")[2],
-        modules={MAIN: chosen.module, **_roles(others)},
+        modules={MAIN: chosen.module, **roles_for(others)},
         build=build,
         as_made=True,
         scenarios=_ANY,
@@ -289,7 +289,7 @@ def _guess_family(folder: Path, main: str) -> Family:
     )
 
 
-def _roles(names: Iterable[str]) -> dict[str, str]:
+def roles_for(names: Iterable[str]) -> dict[str, str]:
     """Return roles for modules of which nothing but their names is known."""
     roles: dict[str, str] = {}
     for name in names:
@@ -362,7 +362,7 @@ def _roles_made(family: Family, path: Path) -> dict[str, str]:
             hint=f"choose one: {family.home}/{names[0]}.o",
         )
     others = [name for name in names if name != main]
-    return {MAIN: main} if family.folder != family.home else {MAIN: main, **_roles(others)}
+    return {MAIN: main} if family.folder != family.home else {MAIN: main, **roles_for(others)}
 
 
 def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:

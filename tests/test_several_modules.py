@@ -57,7 +57,7 @@ def test_module_of_several_is_chosen_as_obj_m_calls_it(tmp_path: Path) -> None:
     assert chosen.roles["main"] == chosen.name == "user"
     assert chosen.home == tmp_path
     assert modules.find_family(str(chosen.folder)) == chosen
-    with pytest.raises(UsageError, match="makes no module nothing; .* base, user, other_one"):
+    with pytest.raises(UsageError, match=r"makes no module nothing; .* base, user, other_one"):
         modules.find_family(f"{tmp_path}/nothing.o")
 
 
