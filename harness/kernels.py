@@ -245,7 +245,7 @@ def source_tree(
         cache.use(tree.parent)
         return tree
     source = build_kernel(cache, recipe, progress).source
-    if not (source / "init/Kconfig").is_file():
+    if not (source / "Kconfig").is_file():
         raise UsageError(
             f"kernel {recipe.label}: of it there is no source to take modules from",
             hint="`--profile kasan` compiles it",

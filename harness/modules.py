@@ -647,8 +647,8 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
         ["make", "-C", str(kernel.build), *kernel.make_variables,
          f"M={place}", f"KMH_VARIANT={variant}", *_make_words(family),
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
-        # Makefiles know their own folder by it, where nobody runs make in it.
-        deadline=Deadline.after(_BUILD_LIMIT_S), env={"PWD": str(place)}, check=False,
+        # Some Makefiles take $(PWD) for their own folder.
+        deadline=Deadline.after(_BUILD_LIMIT_S), cwd=place, env={"PWD": str(place)}, check=False,
         merge_stderr=True,
     )  # fmt: skip
     found = {_module_name(path.stem): path for path in sorted(work.rglob("*.ko"), reverse=True)}

@@ -208,7 +208,8 @@ def _with_options(made: Lab, kernel: str, profile: str | None, options: Mapping[
             evidence="\n".join(proposal.problems),
         )
     added = {f"CONFIG_{name}": value for name, value in proposal.options.items()}
-    derived = kernelfiles.add_options(first, {**added, **options})
+    new = {name: value for name, value in options.items() if config.get(name, "n") != value}
+    derived = kernelfiles.add_options(first, {**added, **new})
     # Kconfig itself has the last word, and is asked before hours of compiling.
     _configuration(made, kernel, derived)
     return derived
