@@ -645,11 +645,11 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
         (work / "Kbuild").write_text("".join(f"obj-m += {below}/\n" for below in family.build))
     done = proc.run(
         ["make", "-C", str(kernel.build), *kernel.make_variables,
-         f"M={place}", f"KMH_VARIANT={variant}", *_make_words(family),
+         f"M={place}", f"KMH_VARIANT={variant}",
+         # Some Makefiles take it for their own folder, which it is where one runs make in that.
+         f"PWD={place}", *_make_words(family),
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
-        # Some Makefiles take $(PWD) for their own folder.
-        deadline=Deadline.after(_BUILD_LIMIT_S), cwd=place, env={"PWD": str(place)}, check=False,
-        merge_stderr=True,
+        deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip
     found = {_module_name(path.stem): path for path in sorted(work.rglob("*.ko"), reverse=True)}
     names = found.keys() if family.as_made and found else family.roles.values()

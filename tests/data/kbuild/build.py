@@ -43,13 +43,14 @@ def objects(folder: Path, config: dict[str, str]) -> list[tuple[Path, str, str, 
     """Ask make what a folder's file says: y or m, name, parts."""
     file = next(folder / name for name in ("Kbuild", "Makefile") if (folder / name).is_file())
     stub = "".join(f"CONFIG_{name}={value}\n" for name, value in config.items())
-    stub += f"src := {folder}\nobj := {folder}\nKERNELRELEASE := 9.8.7\ninclude {file}\n"
+    stub += f"PWD := {config.get('PWD', folder)}\nsrc := {folder}\nobj := {folder}\n"
+    stub += f"KERNELRELEASE := 9.8.7\ninclude {file}\n"
     stub += "$(foreach k,y m,$(foreach o,$(obj-$(k)),$(info $(k) $(o) "
     stub += "$(patsubst %.o,%,$($(basename $(o))-objs) $($(basename $(o))-y)))))\n"
     stub += "$(info flags $(ccflags-y))\nall:;@:\n"
     done = subprocess.run(
-        ["make", "-s", "-f", "-", "all"], input=stub, cwd=folder, capture_output=True, text=True,
-        env={name: os.environ[name] for name in ("PATH", "PWD") if name in os.environ},
+        ["make", "-s", "-f", "-", "all"], input=stub, cwd=folder, capture_output=True,
+        env={"PATH": os.environ["PATH"]}, text=True,
     )  # fmt: skip
     sys.stderr.write(done.stderr)
     if done.returncode:
