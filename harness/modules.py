@@ -644,7 +644,7 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
         # One make of all, so that one finds the symbols of the other.
         (work / "Kbuild").write_text("".join(f"obj-m += {below}/\n" for below in family.build))
     done = proc.run(
-        ["make", "-C", str(kernel.build), *kernel.make_variables,
+        ["make", f"-j{os.cpu_count() or 1}", "-C", str(kernel.build), *kernel.make_variables,
          f"M={place}", f"KMH_VARIANT={variant}",
          # Some Makefiles take it for their own folder, which it is where one runs make in that.
          f"PWD={place}", *_make_words(family),
@@ -659,7 +659,8 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
         output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
         help = buildhelp.explain(output, kernel, family.home)
         raise BuildError(
-            f"{family.name} {variant}: does not compile for {kernel.release}"
+            f"{family.name if family.as_made else f'{family.name} {variant}'}: does not compile"
+            f" for {kernel.release}"
             + (f": it makes no {', '.join(missing)}.ko" if done.status == 0 else "")
             + (f": {help.why}" if help.why else ""),
             evidence=kernels.first_error(output),

@@ -33,6 +33,7 @@ ROWS = (
     ("htmlreport",),
     ("lab",),
     ("ownsource",),
+    ("ownarguments",),
     ("sweep",),
     ("sweeptext",),
     ("catalogue",),

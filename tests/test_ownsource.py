@@ -232,7 +232,7 @@ def test_first_error_has_its_place(made: Lab, tmp_path: Path) -> None:
     error = failure(
         made, write(tmp_path / "mine", {"Kbuild": "obj-m := mine.o\n", "mine.c": "int x = y;\n"})
     )
-    assert "mine good: does not compile for 9.8.7-small" in error.message
+    assert "mine: does not compile for 9.8.7-small" in error.message
     assert "mine.c:1:9: error:" in error.evidence
 
 
