@@ -155,7 +155,9 @@ def _read_file(root: Path, below: str, path: Path, depth: int) -> Iterator[Made]
             continue
         if word.endswith("/"):
             folder = os.path.normpath(os.path.join(below, word))
-            if depth > 0 and not folder.startswith(("..", "/")) and folder != below:
+            # Downwards only: what leads up may lead round.
+            inside = "" if below in ("", ".") else f"{below}/"
+            if depth > 0 and folder.startswith(inside) and not folder.startswith(("/", ".")):
                 yield from read(root, folder, depth=depth - 1)
         elif word.endswith(".o") and "$" not in word:
             name = word[:-2]

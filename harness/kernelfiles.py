@@ -249,7 +249,7 @@ def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> R
         modules=settings.modules if isinstance(kernel, Tree) else (),
         known=kernel.known,
         compiler=kernel.compiler,
-        added=tuple(added),
+        added=tuple(sorted(added)),
         file=path,
     )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import tarfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import modules, ownsource, sources, store
+from harness import inventory, modules, ownarguments, ownsource, sources, store
 from harness.errors import BuildError, InfrastructureError, UsageError
 from harness.lab import Lab
 from harness.modules import Module
@@ -410,6 +411,22 @@ def test_what_kconfig_drops_is_said_with_what_it_needs(made: Lab) -> None:
     assert "fs/pool/Kconfig:5: tristate; depends on MISC && BLOCK" in caught.value.evidence
     assert "(BLOCK is n, MISC is n)" in caught.value.evidence
     assert "--add-config BLOCK=y,MISC=y" in str(caught.value.hint)
+
+
+def test_kernel_with_options_is_listed_as_the_others(made: Lab) -> None:
+    kernel = made.kernel("fake", "kasan+BLOCK=y+MISC=y")
+    entries = {entry.key: entry for entry in inventory.list_kernels(made.cache)}
+    assert entries[kernel.key].state is inventory.State.BUILT
+    assert entries[kernel.key].profile == "kasan+BLOCK=y+MISC=y"
+
+
+def test_words_of_the_command_line(made: Lab) -> None:
+    parser = argparse.ArgumentParser()
+    ownarguments.add_arguments(parser)
+    words = "--in-tree fs/pool --main apool --kernel fake --add-config NET --add-config TINY=y"
+    own = ownarguments.from_arguments(made, parser.parse_args(words.split()))
+    assert own.family.name == "apool"
+    assert own.profile == "kasan+APOOL=m+BLOCK=y+BPOOL=m+MISC=y+NET=y"
 
 
 # ---- compiled modules, and trees ------------------------------------------------------------
