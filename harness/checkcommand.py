@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import battery, checkfile, kernels, modules, report, store
+from harness import battery, checkfile, kernels, modules, ownarguments, report, store
 from harness.battery import Bench, Checked, Options, Outcome, Result
 from harness.commands import announce, show_progress, wide_console
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
 from harness.machine import Lane
-from harness.modules import Family
+from harness.ownsource import Own
 
 _STYLES = {
     Outcome.PASS: "green",
@@ -29,40 +29,18 @@ _STYLES = {
 _LANES = {"det": (Lane.DET,), "smp": (Lane.SMP,), "both": (Lane.DET, Lane.SMP)}
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What a person named: a module, and in which kernel."""
-
-    family: Family
-    kernel: str
-    profile: str
-
-
-def find_own(arguments: argparse.Namespace) -> Own:
-    """Return the module and the kernel that the arguments name.
-
-    Raises:
-        UsageError: there is no such thing.
-    """
-    family = modules.find_family(arguments.module)
-    return Own(family, arguments.kernel, arguments.profile)
-
-
 def check(arguments: argparse.Namespace) -> ExitStatus:
     """Put one module through the battery."""
     tests = battery.choose(arguments.only or [], sweep_too=arguments.sweep)
     if arguments.list:
         _list(tests)
         return ExitStatus.OK
-    if arguments.module is None:
-        raise UsageError("which module?", hint="harness check FOLDER")
-    own = find_own(arguments)
-    modules.find_variant(own.family, arguments.variant)
-    kernels.load_recipe(own.kernel, own.profile)
-    settings = checkfile.load(own.family.folder, battery.NAMES)
+    _check_words(arguments, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        announce(made, arguments, progress.console)
+        own = ownarguments.from_arguments(made, arguments)
+        settings = checkfile.load(own.family.home, battery.NAMES)
+        _announce(made, own, progress.console)
         bench = Bench(made, own.family, settings, _options(own, arguments), progress)
         done = battery.run_battery(
             bench, tests, lambda result: _say(result, progress.console, str(arguments.json))
@@ -80,16 +58,13 @@ def check(arguments: argparse.Namespace) -> ExitStatus:
 
 def init(arguments: argparse.Namespace) -> ExitStatus:
     """Load a module once and write a ``harness.yaml`` with what was learned."""
-    own = find_own(arguments)
-    kernels.load_recipe(own.kernel, own.profile)
-    folder = own.family.folder if own.family.folder.is_dir() else own.family.folder.parent
-    path = folder / checkfile.NAME
-    if path.exists() and not arguments.force:
-        raise UsageError(f"{path}: is there already", hint="--force writes it anew")
+    _check_words(arguments, modules.GOOD)
     settings = checkfile.CheckFile()
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        announce(made, arguments, progress.console)
+        own = ownarguments.from_arguments(made, arguments)
+        path = _init_path(own, arguments)
+        _announce(made, own, progress.console)
         bench = Bench(made, own.family, settings, _options(own, arguments), progress)
         learned = bench.learned
         text = learned_file(bench)
@@ -101,6 +76,40 @@ def init(arguments: argparse.Namespace) -> ExitStatus:
             out.print(f"  {report.replay_command(found.bundle)}", markup=False)
     out.print(f"wrote {report.shown_path(path)}", markup=False)
     return ExitStatus.FINDINGS if learned.found else ExitStatus.OK
+
+
+def _check_words(arguments: argparse.Namespace, variant: str) -> None:
+    """Refuse what is wrong by itself, before anything is built or looked up.
+
+    Raises:
+        UsageError: no module is named, or there is no such module, variant or kernel.
+    """
+    if arguments.kernel_tree is None:
+        kernels.load_recipe(arguments.kernel, arguments.profile or kernels.DEFAULT_PROFILE)
+    if arguments.module is not None:
+        modules.find_variant(modules.find_family(arguments.module), variant)
+    elif arguments.in_tree is None and arguments.dkms is None:
+        raise UsageError("which module?", hint="a folder, --in-tree PLACE or --dkms PACKAGE")
+
+
+def _init_path(own: Own, arguments: argparse.Namespace) -> Path:
+    """Return where a ``harness.yaml`` goes: beside the module, or here for one of others' making.
+
+    Raises:
+        UsageError: one is there already.
+    """
+    home = own.family.home
+    folder = home if home.is_dir() else home.parent
+    path = (folder if arguments.module is not None else Path.cwd()) / checkfile.NAME
+    if path.exists() and not arguments.force:
+        raise UsageError(f"{path}: is there already", hint="--force writes it anew")
+    return path
+
+
+def _announce(made: Lab, own: Own, console: Console) -> None:
+    announce(made, argparse.Namespace(kernel=own.kernel, profile=own.profile), console)
+    for note in own.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _options(own: Own, arguments: argparse.Namespace) -> Options:

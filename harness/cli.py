@@ -19,6 +19,7 @@ from harness import (
     commands,
     kernelscommand,
     matrixcommand,
+    ownarguments,
     reportcommand,
     sweepcommand,
 )
@@ -177,7 +178,7 @@ def _parser() -> _Parser:
 def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
     call = _call(calls, "check", checkcommand.check,
                  "learn what a module exposes, and put it through every test")  # fmt: skip
-    call.add_argument("module", nargs="?", help="a folder with a Kbuild file, or a .ko")
+    ownarguments.add_arguments(call)
     call.add_argument("--variant", default="good", help="which variant (default: good)")
     call.add_argument("--lane", default="both", choices=["det", "smp", "both"],
                       help="where users race with unload (default: both)")  # fmt: skip
@@ -189,14 +190,12 @@ def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
                       help="also unload under every instruction that users reach")  # fmt: skip
     call.add_argument("--list", action="store_true", help="say which tests there are")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
-    _add_kernel(call)
     _add_running(call)
 
     call = _call(calls, "init", checkcommand.init,
                  "load a module once and write a harness.yaml beside it")  # fmt: skip
-    call.add_argument("module", help="a folder with a Kbuild file, or a .ko")
+    ownarguments.add_arguments(call)
     call.add_argument("--force", action="store_true", help="replace the file that is there")
-    _add_kernel(call)
     _add_running(call)
 
 

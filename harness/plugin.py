@@ -25,6 +25,7 @@ from harness import (
     matrixplan,
     matrixrun,
     modules,
+    ownsource,
     report,
     scenario,
     store,
@@ -38,7 +39,7 @@ from harness.machine import Lane
 from harness.matrixlab import LabRunner
 from harness.matrixplan import Cell, Matrix
 from harness.matrixrun import Run, Runner, State
-from harness.modules import Family, Module
+from harness.modules import Module
 from harness.trial import TrialResult, run_trial
 
 _LAB = pytest.StashKey[Lab]()
@@ -197,31 +198,34 @@ class CheckedFile(pytest.File):
         """Yield an item for each test, on each kernel that was asked for."""
         try:
             family = modules.find_family(os.fspath(self.path.parent))
-            settings = checkfile.load(family.folder, battery.NAMES)
+            settings = checkfile.load(family.home, battery.NAMES)
         except UsageError as error:
             raise self.CollectError(str(error)) from error
         names = _kernels(self.config)
         for kernel in names:
-            bench = functools.cache(functools.partial(self._bench, family, settings, kernel))
+            bench = functools.cache(functools.partial(self._bench, settings, kernel))
             for test in battery.choose([], sweep_too=False):
                 name = f"{test.name}[{kernel}]" if len(names) > 1 else test.name
                 yield CheckItem.from_parent(self, name=name, test=test, bench=bench)
 
-    def _bench(self, family: Family, settings: CheckFile, kernel: str) -> Bench:
-        return check_bench(self.config, family, settings, kernel)
+    def _bench(self, settings: CheckFile, kernel: str) -> Bench:
+        return check_bench(self.config, self.path.parent, settings, kernel)
 
 
-def check_bench(config: pytest.Config, family: Family, settings: CheckFile, kernel: str) -> Bench:
-    """Return a bench with a module on it; made when the first of its tests runs."""
+def check_bench(config: pytest.Config, folder: Path, settings: CheckFile, kernel: str) -> Bench:
+    """Return a bench with a folder's module on it; made when the first of its tests runs."""
+    made = _session_lab(config)
+    profile = config.getoption("--profile")
+    own = ownsource.resolve(made, os.fspath(folder), kernel=kernel, profile=profile)
     options = battery.Options(
-        kernel=kernel,
-        profile=config.getoption("--profile"),
+        kernel=own.kernel,
+        profile=own.profile,
         lanes=(Lane.DET, Lane.SMP),
         seeds=battery.SEEDS,
         workers=1 if hasattr(config, "workerinput") else os.cpu_count() or 1,
         bundles=config.rootpath / config.getoption("--bundles"),
     )
-    return Bench(_session_lab(config), family, settings, options, _progress(config))
+    return Bench(made, own.family, settings, options, _progress(config))
 
 
 class CheckItem(pytest.Item):
