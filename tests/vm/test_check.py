@@ -80,7 +80,7 @@ def test_module_that_goes_nowhere_has_a_clear_verdict(
     [
         ("no-owner", "contract",
          "missing owner: /dev/misbehave can be open while its module is unloaded"),
-        ("leaves-memory", "load", "residue: vmalloc area of misbehave_init"),
+        ("leaves-memory", "load", "residue: vmalloc area of misbehave_keep"),
         ("leaves-proc", "load", "residue: proc entry misbehave"),
         ("quiet-warning", "load", "tainted: warning that the console does not show"),
     ],

@@ -35,6 +35,12 @@ static const struct proc_ops misbehave_proc_ops = {
 static DECLARE_COMPLETION(never);
 static void *kept;
 
+/* Not part of init, whose code goes when it has run: nobody could tell its name. */
+static noinline void misbehave_keep(void)
+{
+	WRITE_ONCE(kept, vmalloc(3 * PAGE_SIZE));
+}
+
 static int __init misbehave_init(void)
 {
 	if (level > 9)
@@ -48,7 +54,7 @@ static int __init misbehave_init(void)
 	if (IS_ENABLED(MISTAKE_quiet_warning))
 		add_taint(TAINT_WARN, LOCKDEP_STILL_OK);
 	if (IS_ENABLED(MISTAKE_leaves_memory))
-		kept = vmalloc(3 * PAGE_SIZE);
+		misbehave_keep();
 	if (IS_ENABLED(MISTAKE_leaves_proc))
 		proc_create("misbehave", 0444, NULL, &misbehave_proc_ops);
 	return misc_register(&misbehave_misc);
