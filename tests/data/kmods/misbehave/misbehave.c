@@ -45,17 +45,17 @@ static int __init misbehave_init(void)
 {
 	if (level > 9)
 		return -EINVAL;
-	if (IS_ENABLED(MISTAKE_panics_on_load))
+	if (__is_defined(MISTAKE_panics_on_load))
 		panic("misbehave: as it was told");
-	if (IS_ENABLED(MISTAKE_init_waits))
+	if (__is_defined(MISTAKE_init_waits))
 		wait_for_completion(&never);
-	if (IS_ENABLED(MISTAKE_init_refuses))
+	if (__is_defined(MISTAKE_init_refuses))
 		return -ENODEV;
-	if (IS_ENABLED(MISTAKE_quiet_warning))
+	if (__is_defined(MISTAKE_quiet_warning))
 		add_taint(TAINT_WARN, LOCKDEP_STILL_OK);
-	if (IS_ENABLED(MISTAKE_leaves_memory))
+	if (__is_defined(MISTAKE_leaves_memory))
 		misbehave_keep();
-	if (IS_ENABLED(MISTAKE_leaves_proc))
+	if (__is_defined(MISTAKE_leaves_proc))
 		proc_create("misbehave", 0444, NULL, &misbehave_proc_ops);
 	return misc_register(&misbehave_misc);
 }
@@ -64,7 +64,7 @@ module_init(misbehave_init);
 #ifndef MISTAKE_no_exit
 static void __exit misbehave_exit(void)
 {
-	if (IS_ENABLED(MISTAKE_exit_waits))
+	if (__is_defined(MISTAKE_exit_waits))
 		wait_for_completion(&never);
 	misc_deregister(&misbehave_misc);
 }
