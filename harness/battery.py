@@ -2,257 +2,41 @@
 """The battery: what ``harness check`` puts a module through, test by test.
 
 A test is a name and a function that yields what it found; it runs trials through
-its :class:`Bench`, which learns the module's surfaces once and keeps a bundle of
-every trial with a finding. A test of another kind (a sweep of failures, a scan of
+its :class:`~harness.bench.Bench`, which learns the module's surfaces once and keeps
+a bundle of every trial with a finding. A test of another kind (a sweep of failures, a scan of
 memory) is one more :class:`Test` in :data:`TESTS`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import fnmatch
 import functools
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from harness import catalogue, elf, kconfig, lab, modules, surfaces, sweep, verdict, workloads
-from harness.checkfile import CheckFile
-from harness.errors import HarnessError, NotLoadedError, UsageError
-from harness.lab import Lab, Subject
+from harness import kconfig, surfaces, sweep, verdict, workloads
+from harness.bench import Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
+from harness.errors import HarnessError, UsageError
 from harness.machine import Lane
-from harness.modules import Family
-from harness.report import Progress, replay_command
 from harness.scenario import Scenario
 from harness.surfaces import Surface
-from harness.trial import Trial, TrialResult
-from harness.verdict import Event, Finding
+from harness.trial import TrialResult
+from harness.verdict import Finding
 from harness.workloads import Group
 
 SCHEMA: Final = "kmod-harness/check/1"
 
 #: Parameters that are tried at their boundaries.
 _MAX_PARAMETERS: Final = 12
-#: A test that has found so many different things starts no further trial.
-_ENOUGH: Final = 4
 #: Of each race, where nobody says how many.
 SEEDS: Final = 2
 _CYCLES: Final = 10
 _LEAK_TURNS: Final = 3
 _TURNS: Final = 6
-
-
-class Outcome(enum.StrEnum):
-    """What became of a test."""
-
-    PASS = "pass"
-    FINDING = "finding"
-    #: The harness failed: nothing is known of the module.
-    ERROR = "error"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A finding of a test, and where the trial is kept that showed it."""
-
-    finding: Finding
-    bundle: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of a test."""
-
-    name: str
-    about: str
-    outcome: Outcome
-    found: tuple[Found, ...] = ()
-    #: Why it was skipped, what the harness' trouble was, or what was left out.
-    why: str = ""
-    trials: int = 0
-    wall_s: float = 0.0
-
-    def record(self) -> dict[str, Any]:
-        """Return it as it stands in a JSON document."""
-        return {
-            "name": self.name,
-            "about": self.about,
-            "verdict": self.outcome.value,
-            "why": self.why or None,
-            "trials": self.trials,
-            "wall_s": round(self.wall_s, 3),
-            "findings": [
-                {
-                    "kind": one.finding.kind.value,
-                    "title": one.finding.title,
-                    "bundle": None if one.bundle is None else str(one.bundle),
-                    "replay": None if one.bundle is None else replay_command(one.bundle),
-                }
-                for one in self.found
-            ],
-        }
-
-
-class Skipped(Exception):
-    """A test does not apply; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One trial of a test."""
-
-    plan: Scenario
-    seed: int = 1
-    lane: Lane = Lane.DET
-    #: What the trial's findings are called in this test.
-    name: Callable[[TrialResult], tuple[Finding, ...]] = lambda result: result.findings
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How much is done."""
-
-    kernel: str
-    profile: str
-    lanes: tuple[Lane, ...]
-    seeds: int
-    workers: int
-    bundles: Path
-    variant: str = modules.GOOD
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """What the first trials have shown."""
-
-    surfaces: tuple[Surface, ...]
-    found: tuple[Found, ...]
-    #: Why nothing else can be tried, or nothing.
-    stop: str = ""
-    #: Things that a survey found and could not tell.
-    cut: int = 0
-
-
-class Bench:
-    """One module on the bench: what tests run their trials through."""
-
-    def __init__(
-        self, made: Lab, family: Family, settings: CheckFile, options: Options, progress: Progress
-    ) -> None:
-        self.made = made
-        self.family = family
-        self.settings = settings
-        self.options = options
-        self.progress = progress
-        #: Trials run for the test under way.
-        self.trials = 0
-        #: Remarks on what the test under way has left out.
-        self.remarks: list[str] = []
-        #: Filled by the failure sweep.
-        self.fail_sites: list[dict[str, Any]] = []
-        self._known = tuple(re.compile(pattern) for pattern in settings.known)
-
-    @property
-    def around(self) -> workloads.Around:
-        return self.settings.around
-
-    @property
-    def det(self) -> bool:
-        return Lane.DET in self.options.lanes
-
-    @property
-    def lane(self) -> Lane:
-        """Where a test runs that one lane is enough for."""
-        return Lane.DET if self.det else Lane.SMP
-
-    def subject(self, lane: Lane | None = None) -> Subject:
-        """Return the module, compiled, in a lane."""
-        return self.made.subject(
-            str(self.family.folder), self.options.variant, self.options.kernel,
-            self.options.profile, lane or self.lane,
-        )  # fmt: skip
-
-    @functools.cached_property
-    def module(self) -> modules.Module:
-        return self.subject().module
-
-    @functools.cached_property
-    def modinfo(self) -> tuple[tuple[str, str], ...]:
-        """Every field of the module's modinfo, repeated ones too."""
-        return modules.modinfo_fields(self.module.ko)
-
-    @functools.cached_property
-    def learned(self) -> Learned:
-        """What the module exposes, learned by loading it once."""
-        return _learn(self)
-
-    @property
-    def surfaces(self) -> tuple[Surface, ...]:
-        """What the module exposes.
-
-        Raises:
-            Skipped: it does not come so far that it could be used.
-        """
-        if self.learned.stop:
-            raise Skipped(self.learned.stop)
-        return self.learned.surfaces
-
-    def groups(self) -> tuple[Group, ...]:
-        """Return what can be used; skips the test where there is nothing."""
-        found = workloads.groups(self.surfaces)
-        if not found and not self.around.use:
-            raise Skipped("it exposes nothing that a workload is known for")
-        return found
-
-    def run(self, cases: Iterable[Case]) -> Iterator[Found]:
-        """Run trials, several at a time; yield what is found, each title once.
-
-        Raises:
-            HarnessError: the harness, not the module, failed.
-        """
-        seen: set[str] = set()
-        for case, trial, result in self.results(cases, stop=lambda result: len(seen) >= _ENOUGH):
-            named = tuple(one for one in case.name(result) if not self.is_known(one))
-            if not named:
-                continue
-            path = self.keep(trial, result)
-            for finding in named:
-                if finding.title not in seen:
-                    seen.add(finding.title)
-                    yield Found(finding, path)
-
-    def results(
-        self,
-        cases: Iterable[Case],
-        stop: Callable[[TrialResult], bool] = lambda result: False,
-    ) -> Iterator[tuple[Case, Trial, TrialResult]]:
-        """Run trials, several at a time, and yield what became of each."""
-        owner: dict[int, Case] = {}
-
-        def ready() -> Iterator[Trial]:
-            for case in cases:
-                trial = self.made.trial(self.subject(case.lane), case.plan, case.seed)
-                owner[id(trial)] = case
-                yield trial
-
-        for trial, result in lab.run_trials(ready(), self.options.workers, stop=stop):
-            self.trials += 1
-            yield owner[id(trial)], trial, result
-
-    def keep(self, trial: Trial, result: TrialResult) -> Path | None:
-        """Write the bundle of a trial that has findings."""
-        subject = self.subject(trial.spec.lane)
-        return catalogue.keep(self.made, subject, trial, result, self.options.bundles)
-
-    def is_known(self, finding: Finding) -> bool:
-        """Return whether the module's harness.yaml says that it is no finding."""
-        return any(pattern.fullmatch(finding.title) for pattern in self._known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,85 +97,6 @@ def choose(only: Sequence[str], *, sweep_too: bool) -> tuple[Test, ...]:
         if (any(fnmatch.fnmatchcase(test.name, pattern) for pattern in only)
             if only else not test.extra or (sweep_too and test.name == "sweep"))
     )  # fmt: skip
-
-
-def _answers(events: Iterable[Event], op: str) -> Counter[str]:
-    """Count what an op answered, wherever it was called."""
-    sums: Counter[str] = Counter()
-    for event in events:
-        if event["ev"] == "errnos" and event["op"] == op and not event["where"].startswith("needs"):
-            sums.update(event["counts"])
-    return sums
-
-
-def _learn(bench: Bench) -> Learned:
-    plan = workloads.survey(bench.around)
-    try:
-        ((_, trial, result),) = bench.results([Case(plan, lane=bench.lane)])
-    except NotLoadedError:
-        return Learned((), (), "it does not load here, which harness.yaml says is fine")
-    events = verdict.parse_report(result.evidence.report)
-    findings, stop = name_load(result.findings, events, bench.module)
-    found = _kept(bench, trial, result, findings)
-    learned = Learned(surfaces.learn(events), found, stop, surfaces.left_out(events))
-    if stop:
-        return learned
-    filesystems = [one for one in learned.surfaces if one.kind is surfaces.Kind.FILESYSTEM]
-    more = [Case(workloads.survey_mounted(bench.around, one), lane=bench.lane)
-            for one in filesystems]  # fmt: skip
-    seen = {(one.kind, one.name): one for one in learned.surfaces}
-    for _, trial, result in bench.results(more):
-        events = verdict.parse_report(result.evidence.report)
-        for surface in surfaces.learn(events, "mounted"):
-            seen.setdefault((surface.kind, surface.name), surface)
-        found += _kept(bench, trial, result, result.findings)
-    return dataclasses.replace(learned, surfaces=tuple(seen.values()), found=found)
-
-
-def _kept(
-    bench: Bench, trial: Trial, result: TrialResult, findings: Iterable[Finding]
-) -> tuple[Found, ...]:
-    wanted = [finding for finding in findings if not bench.is_known(finding)]
-    path = bench.keep(trial, result) if wanted else None
-    return tuple(Found(finding, path) for finding in wanted)
-
-
-def name_load(
-    findings: tuple[Finding, ...], events: Sequence[Event], module: modules.Module
-) -> tuple[tuple[Finding, ...], str]:
-    """Return the findings of a module's first load, and why nothing else can be tried.
-
-    What stays behind because the module cannot be unloaded is no finding of its own.
-    """
-    names = {event["ev"] for event in events}
-    loaded = _answers(events, "finit_module")
-    unloaded = _answers(events, "delete_module")
-    stuck = [finding.title for finding in findings if finding.kind is verdict.Kind.HANG]
-    if not has_exit(module) and unloaded["EBUSY"] and not unloaded["ok"]:
-        title = f"cannot be unloaded: {module.name} has no exit function"
-        kept = tuple(
-            finding
-            for finding in findings
-            if finding.kind not in (verdict.Kind.RESIDUE, verdict.Kind.ERRNO)
-        )
-        return (Finding(verdict.Kind.ERRNO, title), *kept), title
-    if stuck:
-        return findings, f"see load: {stuck[0]}"
-    if "end" not in names:
-        first = findings[0].title if findings else "the guest did not reach the end"
-        return findings, f"see load: {first}"
-    if not loaded["ok"]:
-        said = ", ".join(loaded) or "nothing"
-        return findings, f"it does not load: finit_module returned {said}"
-    if not unloaded["ok"]:
-        said = ", ".join(unloaded) or "nothing"
-        return findings, f"it cannot be unloaded: delete_module returned {said}"
-    return findings, ""
-
-
-def has_exit(module: modules.Module) -> bool:
-    """Return whether a module has an exit function; without one it stays for ever."""
-    return "cleanup_module" in elf.load(module.ko).by_name
 
 
 def _load(bench: Bench) -> Iterable[Found]:
@@ -504,7 +209,7 @@ def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     took = "mount" if surface.kind is surfaces.Kind.FILESYSTEM else "open"
     what = f"a mount of {surface.name}" if took == "mount" else surface.name
     # An oops takes the sums with it; then nobody can say that it was not held.
-    sums = _answers(events, took)
+    sums = answers(events, took)
     if sums and not sums["ok"]:
         return tuple(finding for finding in result.findings if finding.title != _IN_USE)
     named = []
@@ -544,7 +249,7 @@ def name_files(group: Group, result: TrialResult) -> tuple[Finding, ...]:
     # The reads of this scenario come after its first unload, which may have been refused.
     first = next((one for one in events if one["ev"] == "errnos" and one["op"] == "delete_module"
                   and one["where"] == workloads.FIRST_UNLOAD), None)  # fmt: skip
-    if first and first["counts"].get("ok") and _answers(events, "pread")["ok"]:
+    if first and first["counts"].get("ok") and answers(events, "pread")["ok"]:
         title = f"an open {group.kind.value} still answers when its module has gone"
         named.append(Finding(verdict.Kind.DATA, title))
     return tuple(named)

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import battery, checkfile, kernels, modules, ownarguments, report, store
-from harness.battery import Bench, Checked, Options, Outcome, Result
+from harness.battery import Checked
+from harness.bench import Bench, Options, Outcome, Result
 from harness.commands import announce, show_progress, wide_console
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab

@@ -30,7 +30,7 @@ from harness import (
     scenario,
     store,
 )
-from harness.battery import Bench
+from harness.bench import Bench, Found, Options, Outcome
 from harness.checkfile import CheckFile
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.guest import Guest, start_guest
@@ -217,7 +217,7 @@ def check_bench(config: pytest.Config, folder: Path, settings: CheckFile, kernel
     made = _session_lab(config)
     profile = config.getoption("--profile")
     own = ownsource.resolve(made, os.fspath(folder), kernel=kernel, profile=profile)
-    options = battery.Options(
+    options = Options(
         kernel=own.kernel,
         profile=own.profile,
         lanes=(Lane.DET, Lane.SMP),
@@ -240,18 +240,18 @@ class CheckItem(pytest.Item):
         """Run the test; a finding fails it."""
         result = battery.run_test(self._bench(), self._test)
         match result.outcome:
-            case battery.Outcome.SKIPPED:
+            case Outcome.SKIPPED:
                 pytest.skip(result.why)
-            case battery.Outcome.ERROR:
+            case Outcome.ERROR:
                 raise InfrastructureError(f"{self.name}: {result.why}")
-            case battery.Outcome.FINDING:
+            case Outcome.FINDING:
                 pytest.fail("\n\n".join(map(_found_text, result.found)), pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, f"check {self.name}"
 
 
-def _found_text(found: battery.Found) -> str:
+def _found_text(found: Found) -> str:
     text = f"{found.finding.kind.value}: {found.finding.title}"
     if found.bundle is None:
         return text

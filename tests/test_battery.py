@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from harness import battery, modules, workloads
-from harness.battery import Bench, Case, Found, Options, Outcome
+from harness import bench as benches
+from harness.bench import Bench, Case, Found, Options, Outcome, Result
 from harness.checkfile import CheckFile
 from harness.errors import GuestError, NotLoadedError, UsageError
 from harness.lab import Lab
@@ -93,7 +94,7 @@ class FakeBench(Bench):
 
 @pytest.fixture(autouse=True)
 def exit_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(battery, "has_exit", lambda module: True)
+    monkeypatch.setattr(benches, "has_exit", lambda module: True)
 
 
 def fine(case: Case) -> TrialResult:
@@ -103,7 +104,7 @@ def fine(case: Case) -> TrialResult:
     return result(*LIFE, DEVICE, FILE, FILESYSTEM, sums("open", ok=1), sums("mount", ok=1))
 
 
-def outcome(bench: Bench, name: str) -> battery.Result:
+def outcome(bench: Bench, name: str) -> Result:
     (test,) = battery.choose([name], sweep_too=False)
     return battery.run_test(bench, test)
 
@@ -187,7 +188,7 @@ def test_module_that_misbehaves_has_one_verdict_and_the_rest_says_why(
 
 
 def test_module_without_an_exit_function_is_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(battery, "has_exit", lambda module: False)
+    monkeypatch.setattr(benches, "has_exit", lambda module: False)
     wrong = [
         Finding(Sort.ERRNO, "errno: delete_module returned EBUSY"),
         Finding(Sort.RESIDUE, "residue: module m"),

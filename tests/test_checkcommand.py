@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import battery, checkcommand, checkfile, cli
-from harness.battery import Bench, Checked, Found, Learned, Outcome, Result
+from harness.battery import Checked
+from harness.bench import Bench, Found, Learned, Outcome, Result
 from harness.errors import ExitStatus
 from harness.surfaces import Kind, Surface
 from harness.verdict import Finding

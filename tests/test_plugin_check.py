@@ -9,7 +9,8 @@ PLUGIN = """
 import pathlib
 
 from harness import battery
-from harness.battery import Found, Test
+from harness.battery import Test
+from harness.bench import Found, Skipped
 from harness.errors import GuestError
 from harness.verdict import Finding, Kind
 
@@ -28,7 +29,7 @@ def away(bench):
 
 
 def nothing(bench):
-    raise battery.Skipped(f"nothing for {bench.options.kernel}")
+    raise Skipped(f"nothing for {bench.options.kernel}")
 
 
 battery.TESTS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import battery, bundle, checkfile, cli, modules, trial
-from harness.battery import Bench, Options, Outcome
+from harness.bench import Bench, Options, Outcome, Result
 from harness.errors import ExitStatus
 from harness.lab import Lab
 from harness.machine import Lane
@@ -31,7 +31,7 @@ def check(made: Lab, variant: str, bundles: Path, *only: str) -> battery.Checked
     return battery.run_battery(bench(made, str(MISBEHAVE), variant, bundles), tests)
 
 
-def titles(result: battery.Result) -> list[str]:
+def titles(result: Result) -> list[str]:
     return [found.finding.title for found in result.found]
 
 
