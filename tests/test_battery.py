@@ -17,7 +17,7 @@ from harness import bench as benches
 from harness.bench import Bench, Case, Found, Options, Outcome, Result
 from harness.checkfile import CheckFile
 from harness.errors import GuestError, NotLoadedError, UsageError
-from harness.lab import Lab
+from harness.lab import Lab, Subject
 from harness.machine import EXECUTOR_DONE, Lane
 from harness.modules import Family, Module
 from harness.surfaces import Kind, Surface
@@ -404,3 +404,72 @@ def test_modinfo_keeps_repeated_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules.proc, "run", lambda *args, **rest: done)
     assert modules.modinfo_fields(Path("m.ko")) == (("parmtype", "a:int"), ("parmtype", "b:bool"))
     assert modules.modinfo(Path("m.ko")) == {"parmtype": "a:int"}
+
+
+def test_trials_are_made_in_the_lane_of_their_case_and_kept_when_they_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The bench itself, with a lab that only notes what it is asked for."""
+    made = SimpleNamespace(
+        subject=lambda folder, variant, kernel, profile, lane: lane,
+        trial=lambda subject, plan, seed: SimpleNamespace(
+            spec=SimpleNamespace(lane=subject), plan=plan, seed=seed
+        ),
+    )
+    wrong = Finding(Sort.SPLAT, "WARNING in m_exit")
+    answered = {1: result(), 2: result(findings=[wrong]), 3: result(findings=[wrong])}
+
+    def run_trials(trials: Iterator[Any], workers: int, *, stop: Any) -> Iterator[Any]:
+        assert workers == 3
+        for trial in trials:
+            yield trial, answered[trial.seed]
+            stop(answered[trial.seed])
+
+    kept: list[tuple[object, int]] = []
+
+    def keep(made: object, subject: object, trial: Any, result: object, folder: Path) -> Path:
+        assert folder == tmp_path
+        kept.append((subject, trial.seed))
+        return tmp_path / str(trial.seed)
+
+    monkeypatch.setattr(benches.lab, "run_trials", run_trials)
+    monkeypatch.setattr(benches.catalogue, "keep", keep)
+    options = Options("6.1", "kasan", (Lane.DET, Lane.SMP), 2, 3, tmp_path)
+    bench = Bench(cast(Lab, made), Family(name="m"), CheckFile(), options, lambda *said: None)
+    plan = workloads.cycles(NOTHING, 1)
+    cases = [Case(plan, 1), Case(plan, 2, Lane.SMP), Case(plan, 3)]
+    found = list(bench.run(cases))
+    assert [(one.finding.title, one.bundle) for one in found] == [(wrong.title, tmp_path / "2")]
+    assert kept == [(Lane.SMP, 2), (Lane.DET, 3)]
+    assert bench.trials == 3
+
+
+def test_sweep_takes_the_users_of_each_surface(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".config").write_text("CONFIG_PREEMPT=y\n")
+    kernel = SimpleNamespace(build=tmp_path, name="6.1", profile="kasan", release="6.1.0")
+    monkeypatch.setattr(FakeBench, "subject", lambda bench, lane: Subject)
+    bench = FakeBench(fine)
+    bench.made = cast(Lab, SimpleNamespace(kernel=lambda *name: kernel))
+    wrong = Finding(Sort.INSIDE, "unloaded under task in m_read")
+    taken: list[str] = []
+
+    def run_sweep(made: object, subject: object, plans: list[Any], **rest: Any) -> Any:
+        taken.extend(plan.name for plan in plans)
+        found = SimpleNamespace(finding=wrong, trial=None, result=result(findings=[wrong]))
+        return SimpleNamespace(outcomes=[1, 2], found={wrong.title: found})
+
+    monkeypatch.setattr(battery.sweep, "check_kernel", lambda *rest: None)
+    monkeypatch.setattr(battery.sweep, "run_sweep", run_sweep)
+    done = outcome(bench, "sweep")
+    assert [one.finding for one in done.found] == [wrong]
+    assert taken == ["sweep-m", "sweep-mfs", "sweep-proc-files"]
+
+
+def test_sweep_needs_the_det_lane() -> None:
+    bench = FakeBench(fine)
+    bench.options = dataclasses.replace(bench.options, lanes=(Lane.SMP,))
+    done = outcome(bench, "sweep")
+    assert done.outcome is Outcome.SKIPPED
+    assert "det lane only" in done.why
