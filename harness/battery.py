@@ -231,12 +231,12 @@ def _files(bench: Bench) -> Iterable[Found]:
         raise Skipped("it has no files in sysfs, debugfs, procfs or sysctl")
     return bench.run(
         Case(workloads.held_files(bench.around, one), 1, bench.lane,
-             functools.partial(name_files, one))
+             functools.partial(name_files, one, workloads.first_unload(bench.around)))
         for one in several
     )  # fmt: skip
 
 
-def name_files(group: Group, result: TrialResult) -> tuple[Finding, ...]:
+def name_files(group: Group, first_unload: str, result: TrialResult) -> tuple[Finding, ...]:
     """Return the findings of a trial that held files which must not pin their module."""
     refused = r"errno: delete_module returned (EAGAIN|EBUSY)"
     named = [
@@ -248,7 +248,7 @@ def name_files(group: Group, result: TrialResult) -> tuple[Finding, ...]:
     events = verdict.parse_report(result.evidence.report)
     # The reads of this scenario come after its first unload, which may have been refused.
     first = next((one for one in events if one["ev"] == "errnos" and one["op"] == "delete_module"
-                  and one["where"] == workloads.FIRST_UNLOAD), None)  # fmt: skip
+                  and one["where"] == first_unload), None)  # fmt: skip
     if first and first["counts"].get("ok") and answers(events, "pread")["ok"]:
         title = f"an open {group.kind.value} still answers when its module has gone"
         named.append(Finding(verdict.Kind.DATA, title))

@@ -144,9 +144,19 @@ class Bench:
         self.fail_sites: list[dict[str, Any]] = []
         self._known = tuple(re.compile(pattern) for pattern in settings.known)
 
-    @property
+    @functools.cached_property
     def around(self) -> workloads.Around:
-        return self.settings.around
+        """What goes around every scenario, from the harness.yaml and the module.yaml."""
+        around = self.settings.around
+        if around.before_unload or "unload" not in self.family.surfaces:
+            return around
+        # See kmods/include/two_stage.h; a moment after the last user has gone it is granted.
+        stage: dict[str, Any] = {
+            "write_file": {"path": self.family.surfaces["unload"], "data": "now"},
+            "expect": ["ok", "ENOENT", "EALREADY"],
+            "retries": 50,
+        }
+        return dataclasses.replace(around, before_unload=(stage,))
 
     @property
     def det(self) -> bool:

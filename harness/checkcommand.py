@@ -144,6 +144,8 @@ def learned_file(bench: Bench) -> str:
         "use: []",
         "holds: []",
         "teardown: []",
+        "# The first stage of an unload that has two, as steps before each.",
+        "before_unload: []",
         "# Results that are right, too: {finit_module: [ENODEV]}.",
         "fine: {}",
         "# Titles that are no findings: regular expressions of the whole title.",

@@ -44,6 +44,7 @@ class _Model(Model):
     setup: list[Any] = pydantic.Field(default_factory=list)
     use: list[Any] = pydantic.Field(default_factory=list)
     holds: list[Any] = pydantic.Field(default_factory=list)
+    before_unload: list[Any] = pydantic.Field(default_factory=list)
     teardown: list[Any] = pydantic.Field(default_factory=list)
     fine: dict[str, list[str]] = pydantic.Field(default_factory=dict)
     known: list[str] = pydantic.Field(default_factory=list)
@@ -82,7 +83,7 @@ def parse(text: str, name: str, tests: tuple[str, ...]) -> CheckFile:
     """
     document = scenario_yaml.parse(text, name, "a harness.yaml")
     model = document.validate(_Model)
-    for phase in ("setup", "use", "holds", "teardown"):
+    for phase in ("setup", "use", "holds", "before_unload", "teardown"):
         scenario.check_steps(document, getattr(model, phase), (phase,))
     for op, results in model.fine.items():
         if op not in OPS:
@@ -105,6 +106,7 @@ def parse(text: str, name: str, tests: tuple[str, ...]) -> CheckFile:
         setup=tuple(model.setup),
         use=tuple(model.use),
         holds=tuple(model.holds),
+        before_unload=tuple(model.before_unload),
         teardown=tuple(model.teardown),
         fine=tuple((op, tuple(results)) for op, results in model.fine.items()),
     )

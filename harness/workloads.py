@@ -67,6 +67,8 @@ class Around:
     use: tuple[Step, ...] = ()
     #: After a load with nobody there.
     holds: tuple[Step, ...] = ()
+    #: Before each unload: the first stage of one that has two.
+    before_unload: tuple[Step, ...] = ()
     #: After the last unload.
     teardown: tuple[Step, ...] = ()
     #: Op → results that are right besides those that the battery expects.
@@ -132,10 +134,25 @@ def make(name: str, text: dict[str, Any], around: Around = NOTHING) -> Scenario:
             *last,
         ],
     }
+    for one in whole["actors"]:
+        one["do"] = _with_first_stage(one["do"], around.before_unload)
+    for key in ("setup", "teardown"):
+        whole[key] = _with_first_stage(whole[key], around.before_unload)
     fine = dict(around.fine)
     for phase in (whole["setup"], whole["teardown"], *(one["do"] for one in whole["actors"])):
         _allow(phase, fine)
     return scenario.parse_scenario(yaml.safe_dump(whole, sort_keys=False, width=1000), name)
+
+
+def _with_first_stage(steps: Sequence[Step], before: Sequence[Step]) -> list[Step]:
+    """Return steps with others before each unload; where that may be refused, so may they."""
+    found: list[Step] = []
+    for step in steps:
+        if step.get("delete_module") == "${module}":
+            refused = set(step.get("expect", ())) & set(_REFUSED)
+            found += [{**one, "expect": "any"} if refused else dict(one) for one in before]
+        found.append(step)
+    return found
 
 
 def _allow(steps: Sequence[Any], fine: dict[str, tuple[str, ...]]) -> None:
@@ -333,8 +350,9 @@ def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
 PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.FILESYSTEM)
 
 
-#: Place of the first unload in :func:`held_files`.
-FIRST_UNLOAD: Final = "actors[1].do[1]"
+def first_unload(around: Around) -> str:
+    """Return the place of the first unload in :func:`held_files`."""
+    return f"actors[1].do[{1 + len(around.before_unload)}]"
 
 
 def held_files(around: Around, group: Group) -> Scenario:

@@ -236,10 +236,11 @@ def test_unload_that_is_refused_after_the_last_release_is_called_that() -> None:
 
 
 def test_file_that_pins_its_module_is_called_that() -> None:
+    first_unload = workloads.first_unload(NOTHING)
     group = Group("sysfs-files", (Surface(Kind.SYSFS, "/sys/m/a", 0o100644),))
     refused = Finding(Sort.ERRNO, "errno: delete_module returned EBUSY")
     other = Finding(Sort.SPLAT, "WARNING in m_show")
-    first, second = battery.name_files(group, result(findings=[refused, other]))
+    first, second = battery.name_files(group, first_unload, result(findings=[refused, other]))
     assert first.title == "an open sysfs file keeps the module from going"
     assert second is other
 
@@ -255,8 +256,9 @@ def test_file_that_answers_without_its_module_is_a_finding(
     group = Group("debugfs-files", (Surface(Kind.DEBUGFS, "/sys/kernel/debug/m", 0o100444),))
     (place,) = (op.place for op in workloads.held_files(NOTHING, group).actors[1].body
                 if op.args[0] == "${module}" and op.expect != ("ok", "ENOENT"))  # fmt: skip
+    first_unload = workloads.first_unload(NOTHING)
     first = {**sums("delete_module", **unloaded), "where": place}
-    seen = battery.name_files(group, result(first, sums("delete_module", ok=1),
+    seen = battery.name_files(group, first_unload, result(first, sums("delete_module", ok=1),
                                             sums("pread", **read)))  # fmt: skip
     title = "an open debugfs file still answers when its module has gone"
     assert [one.title for one in seen] == ([title] if wrong else [])
@@ -353,6 +355,16 @@ def test_module_that_refuses_to_load_may_need_parameters() -> None:
     refused = Finding(Sort.ERRNO, "errno: finit_module returned EINVAL")
     bench = FakeBench(lambda case: result(sums("finit_module", EINVAL=1), END, findings=[refused]))
     assert outcome(bench, "load").why == "parameters that it needs can stand in a harness.yaml"
+
+
+def test_family_that_is_unloaded_in_two_stages_is_asked_first() -> None:
+    bench = FakeBench(fine)
+    bench.family = Family(name="m", surfaces={"unload": "/sys/module/m/parameters/unload"})
+    (stage,) = bench.around.before_unload
+    assert stage["write_file"] == {"path": "/sys/module/m/parameters/unload", "data": "now"}
+    own = FakeBench(fine, around=Around(before_unload=({"stat": "/x"},)))
+    own.family = bench.family
+    assert own.around.before_unload == ({"stat": "/x"},)
 
 
 def test_modules_to_load_first_must_be_there() -> None:

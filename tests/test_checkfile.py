@@ -24,6 +24,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         setup: [{mkdir: /x}]
         use: [{stat: /x}]
         holds: [{stat: /x, expect: ENOENT}]
+        before_unload: [{stat: /y}]
         teardown: [{rmdir: /x}]
         fine: {finit_module: [ENODEV]}
         known: ["residue: .*"]
@@ -41,6 +42,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         assert read.around.use == ({"stat": "/x"},)
         assert read.around.holds == ({"stat": "/x", "expect": "ENOENT"},)
         assert read.around.teardown == ({"rmdir": "/x"},)
+        assert read.around.before_unload == ({"stat": "/y"},)
         assert read.around.fine == (("finit_module", ("ENODEV",)),)
         assert read.known == ("residue: .*",)
         assert read.skip == {"signals": "it takes its time"}

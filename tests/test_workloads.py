@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Scenarios made from surfaces."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,6 +163,24 @@ def test_what_goes_around_is_in_every_scenario() -> None:
     assert loaded.expect == ("ok", "ENODEV")
     crowd = compiled(workloads.users(around, "crowd", GROUPS, 1, 3))
     assert "own-use" in {actor.name for actor in crowd.actors}
+
+
+def test_each_unload_comes_after_its_first_stage() -> None:
+    stage: dict[str, Any] = {"write_file": {"path": "/unload", "data": "now"}, "retries": 9}
+    around = Around(before_unload=(stage,))
+    for plan in (workloads.held(around, DEVICE), workloads.cycles(around, 2),
+                 workloads.users(around, "x", GROUPS, 1, 2)):  # fmt: skip
+        ops = ops_of(compiled(plan))
+        for before, op in itertools.pairwise(ops):
+            if op.name == "delete_module":
+                refused = {"EAGAIN", "EBUSY"} & set(op.expect)
+                assert before.name == "write_file"
+                # Where unload may be refused, so may its first stage.
+                assert before.expect == (("any",) if refused else ("ok",))
+    group = GROUPS[-1]
+    held = compiled(workloads.held_files(around, group))
+    first = next(op for op in ops_of(held) if op.name == "delete_module")
+    assert first.place == workloads.first_unload(around)
 
 
 def test_wrong_steps_are_said() -> None:
