@@ -15,12 +15,15 @@ from rich.console import Console
 
 from harness import (
     __version__,
+    checkcommand,
     commands,
     kernelscommand,
     matrixcommand,
+    ownarguments,
     reportcommand,
     sweepcommand,
 )
+from harness.battery import SEEDS
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
@@ -74,6 +77,8 @@ def _parser() -> _Parser:
 
     call = _call(calls, "doctor", commands.doctor, "say what works on this machine and what not")
     _add_kernel(call)
+
+    _add_check(calls)
 
     call = _call(calls, "run", commands.run, "run trials of one module")
     call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
@@ -168,6 +173,30 @@ def _parser() -> _Parser:
     call.add_argument("--modules", type=Path, metavar="DIR",
                       help="its modules with debug information, or a bundle's folder")  # fmt: skip
     return parser
+
+
+def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
+    call = _call(calls, "check", checkcommand.check,
+                 "learn what a module exposes, and put it through every test")  # fmt: skip
+    ownarguments.add_arguments(call)
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--lane", default="both", choices=["det", "smp", "both"],
+                      help="where users race with unload (default: both)")  # fmt: skip
+    call.add_argument("--seeds", type=_positive_int, default=SEEDS, metavar="N",
+                      help=f"of each race (default: {SEEDS})")  # fmt: skip
+    call.add_argument("--only", action="append", metavar="TEST",
+                      help="name or pattern; may be repeated (default: all)")  # fmt: skip
+    call.add_argument("--sweep", action="store_true",
+                      help="also unload under every instruction that users reach")  # fmt: skip
+    call.add_argument("--list", action="store_true", help="say which tests there are")
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_running(call)
+
+    call = _call(calls, "init", checkcommand.init,
+                 "load a module once and write a harness.yaml beside it")  # fmt: skip
+    ownarguments.add_arguments(call)
+    call.add_argument("--force", action="store_true", help="replace the file that is there")
+    _add_running(call)
 
 
 def _add_kernels(calls: argparse._SubParsersAction[_Parser]) -> None:

@@ -250,6 +250,8 @@ _SPECS = (
     OpSpec("finit_module", (_PATH, Param("params", Kind.TEXT, ""), _flags("flags", "finit_flags"))),
     OpSpec("delete_module", (Param("name", Kind.PATH),
                              _flags("flags", "delete_flags", "nonblock"))),
+    #: Tell what has come since the guest was saved, under a name for that moment.
+    OpSpec("survey", (Param("name", Kind.TEXT),), process_only=True),
     #: A network interface, such as lo.
     OpSpec("ifup", (Param("interface", Kind.PATH),)),
     OpSpec("ifdown", (Param("interface", Kind.PATH),)),

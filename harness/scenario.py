@@ -180,6 +180,14 @@ def parse_scenario(text: str, name: str) -> Scenario:
     return scenario
 
 
+def check_steps(document: Document, items: list[Any], place: Place) -> None:
+    """Check a list of steps in a document that is no scenario itself.
+
+    :raises ScenarioError: ``file:line: field: what is wrong``.
+    """
+    _StepParser(document).steps(items, place)
+
+
 def _check_count(value: object) -> Count:
     match value:
         case bool():

@@ -4,8 +4,8 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, tasks, park, schedule,
- * run, agent, relay, main.
+ * ops_*, modlife, optable, actor, survey, audit, detectors, tell, tasks, park,
+ * schedule, run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
 #define EXECUTOR_H
@@ -336,8 +336,18 @@ struct schedule_state {
 	uint32_t tasks;			/* whose priority was set */
 };
 
+#define SURVEY_BYTES	(96 * 1024)
+
+/* What surveys have found: for each thing its strings, one after another. */
+struct survey_state {
+	_Atomic uint32_t busy, len;	/* len: of what is complete */
+	_Atomic uint32_t cut;		/* things for which there was no room */
+	char text[SURVEY_BYTES];
+};
+
 struct shared {
 	struct report_state report;
+	struct survey_state survey;
 	struct park_state park;
 	struct spinner_state spinner;
 	struct schedule_state schedule;
@@ -469,7 +479,15 @@ int actor_spawn_process(const struct program *prog, unsigned int index);
 int actor_spawn_threads(const struct program *prog);
 void actor_ended(const struct program *prog, unsigned int index, int died);
 
+/* survey.c: what has come since the baseline, while a program runs */
+int op_survey(struct ctx *c, const struct node *n);
+void survey_note(const char *section, const char *line, unsigned int mode, unsigned long rdev);
+void survey_cut(unsigned int more);
+void survey_path(const char *section, const char *path);
+void survey_tree(const char *section, const char *path);
+
 /* audit.c */
+void audit_survey(void);
 int audit_load(const char *path);
 void audit_baseline(void);
 void audit_compare(void);
@@ -477,6 +495,7 @@ void audit_compare(void);
 /* detectors.c */
 void kmemleak_baseline(void);
 void kmemleak_report(void);
+void detectors_baseline(void);
 void detectors_report(void);
 
 /* tell.c: what the report says about actors */

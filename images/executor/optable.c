@@ -140,6 +140,8 @@ static const struct op_type op_types[] = {
 	OP(recv, SLOT, COUNT, KEY, NUMBER, NUMBER),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
+	{ .name = "survey", .run = op_survey, .param = { TEXT }, .nparams = 1,
+	  .process_only = true },
 	OP(ifup, PATH),
 	OP(ifdown, PATH),
 };

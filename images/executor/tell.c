@@ -215,6 +215,34 @@ void tell_schedule_end(const struct program *prog)
 	ev_end_always();
 }
 
+/* Strings of one thing that a survey has found: see survey.c. */
+static const char *tell_surface(const char *at)
+{
+	static const char * const keys[] = { "survey", "section", "mode", "number", "line" };
+
+	ev_begin("surface");
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++, at += strlen(at) + 1)
+		ev_str(keys[i], at);
+	ev_end();
+	return at;
+}
+
+static void tell_surfaces(void)
+{
+	static uint32_t told, cut_told;
+	uint32_t len = atomic_load(&shared->survey.len);
+	uint32_t cut = atomic_load(&shared->survey.cut);
+
+	while (told < len)
+		told = tell_surface(shared->survey.text + told) - shared->survey.text;
+	if (cut != cut_told) {
+		cut_told = cut;
+		ev_begin("surface-cut");
+		ev_u64("more", cut);
+		ev_end();
+	}
+}
+
 /* Told as it happens: a panic may end the report at any moment. */
 void tell_news(const struct program *prog)
 {
@@ -225,6 +253,7 @@ void tell_news(const struct program *prog)
 		tell_unexpected(prog, i);
 	}
 	tell_inside(prog);
+	tell_surfaces();
 	tell_plan(prog);
 	tell_steps(prog);
 }
