@@ -50,7 +50,8 @@ def test_what_cannot_be_configured_is_left_out(tree: Tree) -> None:
     choice = intree.choose("fs/pool", POOL, tree, ROOM)
     assert names(choice) == ["pool", "bpool"]
     assert len(choice.notes) == 1
-    assert "apool: APOOL: fs/pool/Kconfig:5: tristate" in choice.notes[0]
+    assert choice.notes[0].startswith("apool: NOWHERE: no option of this name")
+    assert "APOOL: fs/pool/Kconfig:5: tristate; depends on NOWHERE" in choice.notes[0]
 
 
 def test_what_kconfig_left_out_after_all(tree: Tree) -> None:
