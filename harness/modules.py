@@ -668,14 +668,14 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     missing = sorted(set(names) - made.keys())
     if done.status != 0 or missing:
         output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
-        help = buildhelp.explain(output, kernel, family.home)
+        known = buildhelp.explain(output, kernel, family.home)
         raise BuildError(
             f"{family.name if family.as_made else f'{family.name} {variant}'}: does not compile"
             f" for {kernel.release}"
             + (f": it makes no {', '.join(missing)}.ko" if done.status == 0 else "")
-            + (f": {help.why}" if help.why else ""),
+            + (f": {known.why}" if known.why else ""),
             evidence=kernels.first_error(output),
-            hint=help.hint,
+            hint=known.hint,
         )
     infos = {}
     for name, ko in made.items():
