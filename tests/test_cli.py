@@ -26,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run nothing", "module 'nothing': no such folder"),
         ("run poolfs --variant nothing", "variant 'nothing' of poolfs: unknown"),
         ("run poolfs --kernel 2.4", "kernel '2.4': unknown; known: 5.10, 6.1, "),
-        ("run poolfs --profile none", "profile 'none': unknown; known: distro, kasan"),
+        ("run poolfs --profile none", "profile 'none': unknown; known: check, distro, kasan"),
         ("run poolfs --lane fast", "invalid choice: 'fast'"),
         ("run poolfs --seeds x", "seeds 'x': not a range"),
         ("run poolfs --seeds 4:4", "an empty range"),
