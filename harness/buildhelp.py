@@ -27,6 +27,8 @@ _CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)")
 
 #: Names that are looked up; the first say as much as all.
 _LOOKED_UP = 40
+#: A declaration stands under a few options, or it is not what was meant.
+_CONDITIONS = 4
 _SEARCH_LIMIT_S = 300.0
 #: Folders of a kernel that export nothing to a module here.
 _NOT_SEARCHED = ("Documentation", "LICENSES", "samples", "scripts", "tools", "usr")
@@ -253,7 +255,7 @@ def _guards(
         ["grep", "-rlE", "--include=*.h", pattern, "include"],
         cwd=source, deadline=Deadline.after(_SEARCH_LIMIT_S), check=False,
     )  # fmt: skip
-    found: dict[str, None] = {}
+    found: dict[str, dict[str, None]] = {}
     declared: set[str] = set()
     for file in sorted(done.stdout.decode(errors="replace").splitlines()):
         text = (source / file).read_text(errors="replace")
@@ -264,11 +266,16 @@ def _guards(
                 if one in tree.symbols and config.get(f"CONFIG_{one}", "n") == "n"
             ]
             if unset:
-                found.update(dict.fromkeys(unset))
+                found.setdefault(name, {}).update(dict.fromkeys(unset))
             else:
                 declared.add(name)
-    # What is declared without a condition somewhere is missing for another reason.
-    return found if set(names) - declared else {}
+    # What is declared without a condition somewhere is missing for another reason, and a
+    # word that stands under many is only a word.
+    said: dict[str, None] = {}
+    for name, under in found.items():
+        if name not in declared and len(under) <= _CONDITIONS:
+            said |= under
+    return said
 
 
 def guards(text: str, names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -288,8 +295,9 @@ def guards(text: str, names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ..
             elif stack:
                 # The other side is there when the option is not.
                 stack[-1] = options if word == "elif" else ()
-        elif found := pattern.search(line):
-            yield found[1], tuple(one for options in stack for one in options)
+        else:
+            for name in dict.fromkeys(pattern.findall(line)):
+                yield name, tuple(one for options in stack for one in options)
 
 
 def _some(names: list[str]) -> str:

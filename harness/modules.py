@@ -53,6 +53,8 @@ _SOURCES = ("*.c", "*.h", "*.S", "*.mk", "Kbuild", "Makefile", "Kconfig")
 _PRODUCTS = re.compile(
     r"\.(?:o|ko|a|cmd|mod|mod\.c|order|symvers|d|log|pyc|orig|rej)$|^Module\.|^\.tmp"
 )
+#: What says how to test it, and not what it is.
+_ABOUT = ("harness.yaml",)
 #: A folder of sources that was not written for this project is copied as it is, up to here.
 _COPY_LIMIT_FILES = 5000
 _COPY_LIMIT_MIB = 100
@@ -60,7 +62,7 @@ _COPY_LIMIT_MIB = 100
 #: Flags of a vermagic and the options that they stand for.
 _FLAGS = (
     ("SMP", ("CONFIG_SMP",)),
-    ("preempt", ("CONFIG_PREEMPT_BUILD", "CONFIG_PREEMPTION", "CONFIG_PREEMPT")),
+    ("preempt", ("CONFIG_PREEMPT", "CONFIG_PREEMPT_BUILD", "CONFIG_PREEMPT_RT")),
     ("mod_unload", ("CONFIG_MODULE_UNLOAD",)),
     ("modversions", ("CONFIG_MODVERSIONS",)),
 )
@@ -376,6 +378,7 @@ def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
     while todo:
         file = todo.pop()
         info = load_ko(file, kernel)
+        _check_flags(file, info, kernel)
         name = _module_name(info.get("name", file.stem))
         files[name], infos[name] = file, info
         for needed in _depends(info):
@@ -499,27 +502,31 @@ def load_ko(path: Path, kernel: Kernel) -> dict[str, str]:
         BuildError: it is no module, or was built for another kernel.
     """
     info = modinfo(path)
-    built_for, *flags = info.get("vermagic", "").split() or [""]
+    built_for = info.get("vermagic", "").split(" ")[0]
     if built_for != kernel.release:
         raise BuildError(
             f"{path}: built for kernel {built_for or 'unknown'}, not for {kernel.release}",
             hint="give the folder with its sources instead, and it is built for the right one;"
             " or the kernel that it was built for: --kernel-tree FOLDER",
         )
-    config_path = kernel.build / ".config"
-    if config_path.is_file():
-        config = kconfig.parse(config_path.read_text())
-        has = [flag for flag, options in _FLAGS if any(config.get(o) == "y" for o in options)]
-        if config.get("CONFIG_PREEMPT_RT") == "y":
-            has = ["preempt_rt" if flag == "preempt" else flag for flag in has]
-        known = {flag for flag, _ in _FLAGS} | {"preempt_rt"}
-        if {*has} != {*flags} & known:
-            raise BuildError(
-                f"{path}: built for a {built_for} that was configured otherwise: its vermagic"
-                f" says {' '.join(flags) or 'nothing'}, and the kernel's {' '.join(has)}",
-                hint="give the folder with its sources instead, and it is built for the right one",
-            )
     return info
+
+
+def _check_flags(path: Path, info: Mapping[str, str], kernel: Kernel) -> None:
+    """Check that a module was built for a kernel that was configured like this one."""
+    config_path = kernel.build / ".config"
+    if not config_path.is_file():
+        return
+    config = kconfig.parse(config_path.read_text())
+    # Which of its two words an RT kernel has is another one in each series.
+    vermagic = info["vermagic"].strip().replace("preempt_rt", "preempt")
+    has = [flag for flag, options in _FLAGS if any(config.get(o) == "y" for o in options)]
+    if {*has} != {*vermagic.split()} & {flag for flag, _ in _FLAGS}:
+        raise BuildError(
+            f"{path}: built for a {kernel.release} that was configured otherwise: its vermagic is"
+            f" {vermagic!r}, and the kernel has {' '.join(has)}",
+            hint="give the folder with its sources instead, and it is built for the right one",
+        )
 
 
 def modinfo(path: Path) -> dict[str, str]:
@@ -575,10 +582,14 @@ def _everything(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        # What was found in it before is no source.
+        if "bundle.json" in files:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(here, name)
-            if _PRODUCTS.search(name) or not path.is_file():
+            if _PRODUCTS.search(name) or name in _ABOUT or not path.is_file():
                 continue
             found.append(path)
             size += path.stat().st_size
@@ -666,14 +677,14 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     missing = sorted(set(names) - made.keys())
     if done.status != 0 or missing:
         output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
-        help = buildhelp.explain(output, kernel, family.home)
+        known = buildhelp.explain(output, kernel, family.home)
         raise BuildError(
             f"{family.name if family.as_made else f'{family.name} {variant}'}: does not compile"
             f" for {kernel.release}"
             + (f": it makes no {', '.join(missing)}.ko" if done.status == 0 else "")
-            + (f": {help.why}" if help.why else ""),
+            + (f": {known.why}" if known.why else ""),
             evidence=kernels.first_error(output),
-            hint=help.hint,
+            hint=known.hint,
         )
     infos = {}
     for name, ko in made.items():

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -183,12 +184,25 @@ def _use_tree(cache: store.Store, folder: Path, profile: str | None) -> tuple[st
     return str(place), first
 
 
-def _with_options(made: Lab, kernel: str, profile: str | None, options: Mapping[str, str]) -> str:
-    """Return a profile whose kernel has some options, and what they depend on."""
+def _with_options(
+    made: Lab,
+    kernel: str,
+    profile: str | None,
+    options: Mapping[str, str],
+    exactly: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return a profile whose kernel has some options, and what they depend on.
+
+    Args:
+        exactly: further options; of the others it is enough that what was wanted as a
+            module is built in.
+    """
     first = profile or DEFAULT_PROFILE
     for known in (first,) if profile else (first, ROOMY_PROFILE):
-        if _has(_configuration(made, kernel, known), options):
+        config = _configuration(made, kernel, known)
+        if _has(config, options) and all(config.get(name) == exactly[name] for name in exactly):
             return known
+    options = {**options, **exactly}
     recipe = kernels.load_recipe(kernel, first)
     if not recipe.is_compiled:
         # It says why.
@@ -239,7 +253,7 @@ def _in_tree(
     source = kernels.source_tree(made.cache, recipe, made.progress)
     tree = Tree(source)
     found = intree.find(source, place)
-    fitting, choice = None, None
+    fitting, choice, base = None, None, first
     failed: UsageError | None = None
     for known in (first,) if profile else (first, ROOMY_PROFILE):
         config = _configuration(made, kernel, known)
@@ -248,7 +262,8 @@ def _in_tree(
         except UsageError as error:
             failed = failed or error
             continue
-        choice = choice or chosen
+        if choice is None:
+            choice, base = chosen, known
         if not chosen.added and _has(config, options):
             fitting, choice = known, chosen
             break
@@ -257,7 +272,7 @@ def _in_tree(
         raise failed
     if fitting is None:
         wanted = {f"CONFIG_{name}": value for name, value in choice.added.items()}
-        fitting = _with_options(made, kernel, first, {**wanted, **options})
+        fitting = _with_options(made, kernel, base, options, wanted)
     notes = list(choice.notes)
     gone = intree.missing(choice.modules, tree, _configuration(made, kernel, fitting))
     notes += [f"{one.name}: {why}" for one, why in gone]

@@ -131,6 +131,29 @@ def test_plain_mistake_is_left_to_the_compiler(tmp_path: Path, source: Path) -> 
     assert buildhelp.explain(output, kernel(tmp_path, source), tmp_path) == buildhelp.Help()
 
 
+def test_only_what_is_nowhere_without_a_condition_says_something(
+    tmp_path: Path, source: Path
+) -> None:
+    often = "".join(f"#ifdef CONFIG_O{n}\nint often;\n#endif\n" for n in range(9))
+    options = "".join(f"config O{n}\n\tbool 'x'\n" for n in range(9))
+    write(
+        source,
+        {
+            "include/linux/a.h": "int known;\n#ifdef CONFIG_DM\nint known, rare;\n#endif\n" + often,
+            "include/linux/b.h": "#ifdef CONFIG_MD\nint known;\n#endif\n",
+            "Kconfig": (source / "Kconfig").read_text() + options,
+        },
+    )
+    tried = kernel(tmp_path, source)
+
+    def why(*names: str) -> str:
+        lines = (f"mine.c:1:9: error: ‘{name}’ undeclared\n" for name in names)
+        return buildhelp.explain("".join(lines), tried, tmp_path).why
+
+    assert why("known") == why("often") == why("known", "often") == ""
+    assert why("known", "often", "rare") == "needs options that the kernel 6.1-x lacks: DM"
+
+
 def test_option_that_cannot_be_had_gets_no_hint(tmp_path: Path, source: Path) -> None:
     home = write(tmp_path / "own/mine", {"Kbuild": ""})
     write(source, {"Kconfig": "config MD\n\tbool 'x'\n\tdepends on GONE\nconfig DM\n"

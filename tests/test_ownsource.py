@@ -192,6 +192,19 @@ def test_kbuild_files_further_down(made: Lab, tmp_path: Path) -> None:
     assert names(compiled(made, own).everything) == ["core", "mine"]
 
 
+def test_what_was_found_in_a_folder_is_no_part_of_its_source(made: Lab, tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", {"Kbuild": "obj-m := mine.o\n", "mine.c": ONE})
+    own = ownsource.resolve(made, str(folder), kernel="fake")
+    before = modules.sources_digest(own.family)
+    left = ("mine.o", "mine.ko", "mine.mod", "mine.mod.c", ".mine.o.cmd", "Module.symvers",
+            "modules.order", "harness.yaml", "runs/x/bundle.json", "runs/x/console.txt",
+            ".git/HEAD")  # fmt: skip
+    write(folder, dict.fromkeys(left, "x"))
+    assert modules.sources_digest(own.family) == before
+    write(folder, {"mine.h": ""})
+    assert modules.sources_digest(own.family) != before
+
+
 def test_links_are_followed_once(made: Lab, tmp_path: Path) -> None:
     write(tmp_path / "shared", {"shared.h": "#define SHARED 1\n"})
     folder = write(
@@ -343,6 +356,11 @@ def test_one_module_of_a_folder_in_a_profile_that_has_it(made: Lab, place: str) 
     assert names(compiled(made, own).everything) == ["nic"]
 
 
+def test_module_that_the_profile_has_built_in(made: Lab) -> None:
+    own = ownsource.resolve(made, in_tree="drivers/net/nic", kernel="fake", profile="kasan+NET+NIC")
+    assert own.profile == "kasan+NET=y+NIC=m"
+
+
 def test_profile_that_was_named_is_built_upon(made: Lab) -> None:
     own = ownsource.resolve(
         made, in_tree="fs/pool", kernel="fake", profile="check", add_config=["SMP,TINY=y"]
@@ -469,7 +487,9 @@ def test_module_for_the_same_kernel_configured_otherwise(made: Lab, tmp_path: Pa
     ko = (kernel.build / "drivers/net/nic.ko").read_bytes()
     (tmp_path / "nic.ko").write_bytes(ko.replace(b"SMP mod_unload ", b"SMP preempt    "))
     own = ownsource.resolve(made, str(tmp_path / "nic.ko"), kernel="fake", profile="check")
-    with pytest.raises(BuildError, match="says SMP preempt, and the kernel's SMP mod_unload"):
+    with pytest.raises(
+        BuildError, match=r"vermagic is .* SMP preempt', and the kernel has SMP mod_unload"
+    ):
         compiled(made, own)
 
 
