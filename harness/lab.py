@@ -51,6 +51,10 @@ from harness.trial import Trial, TrialResult, TrialSpec, collect, judge, run_tri
 
 Progress = Callable[[str, float | None], None]
 
+#: How long a guest rests before its memory is looked through. kfree_rcu() keeps what it was
+#: given for up to 5 s since 6.2 (KFREE_DRAIN_JIFFIES, kernel/rcu/tree.c); all else is faster.
+SETTLE_US = 6_000_000
+
 
 def _quiet(what: str, done: float | None) -> None:
     pass
@@ -160,7 +164,10 @@ class Lab:
         below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)
         return template.stack_template(self.cache, below, subject.archive, self.progress)
 
-    def trial(self, subject: Subject, plan: Scenario, seed: int, depth: int | None = None) -> Trial:
+    def trial(
+        self, subject: Subject, plan: Scenario, seed: int, depth: int | None = None, *,
+        scan: bool = False, cycles: int | None = None,
+    ) -> Trial:  # fmt: skip
         """Return a trial of a subject: a scenario with a seed.
 
         Leaks are looked for with seed 0 only, and where the kernel can: whether memory
@@ -170,9 +177,15 @@ class Lab:
             depth: of a schedule made from the seed (``harness/schedules.py``); none by
                 default. The first trial of a scenario that has one comes after
                 another without, which says how long it takes.
+            scan: look through the guest's memory at the end for pointers into what was
+                unloaded.
+            cycles: how often the scenario goes round, where it can be told.
         """
+        bindings = _bindings(subject)
+        if cycles is not None:
+            bindings["cycles"] = str(cycles)
         compiled = scenario_compile.compile_program(
-            plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
+            plan, seed=seed, bindings=bindings, lane=subject.lane.value
         )
         compiled = program.load_first(compiled, _needs(subject.module))
         can = "kmemleak" in self.kernel(subject.kernel, subject.profile).detectors
@@ -186,6 +199,8 @@ class Lab:
                 bound_us=compiled.bound_us,
             )
             compiled = dataclasses.replace(compiled, schedule=schedule)
+        if scan:
+            compiled = dataclasses.replace(compiled, settle_us=SETTLE_US)
         return self._trial(subject, plan, compiled)
 
     @functools.cache  # noqa: B019
@@ -302,17 +317,20 @@ class Lab:
             spec=spec,
             template=self.prepared(subject, compiled.kmemleak),
             program=compiled.serialise(),
-            bound_s=compiled.bound_us / 1e6,
+            bound_s=(compiled.bound_us + compiled.settle_us) / 1e6,
             symbols={one.name: one.ko for one in subject.module.everything},
+            scan=compiled.settle_us > 0,
         )
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
         spec = found.spec
-        leaks = program.Program.parse(found.program).kmemleak
-        booted = self.booted(spec.kernel, spec.profile, spec.lane, leaks)
+        whole = program.Program.parse(found.program)
+        booted = self.booted(spec.kernel, spec.profile, spec.lane, whole.kmemleak)
         stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
-        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols)
+        trial = Trial(
+            spec, stacked, found.program, found.bound_s, found.symbols, scan=whole.settle_us > 0
+        )
         now = bundle.made_of(trial)
         differences = tuple(
             f"{name}: was {then}, is {now.get(name, 'nothing')}"

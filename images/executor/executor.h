@@ -34,10 +34,13 @@
 #define MAX_RANKS	(MAX_ACTORS + 8)	/* roles that a schedule ranks */
 #define MAX_STEPS	32	/* demotions and starvations of a schedule */
 #define MIN_SLICE_US	200
+#define MAX_SETTLE_US	60000000
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
 #define MAX_LIVES	8	/* loads remembered of each module, the newest */
+#define MAX_PLACES	48	/* sections of a module whose addresses are told */
+#define SECTION_LEN	40
 #define REPORT_BYTES	(256 * 1024)
 #define STACK_TEXT	2048
 #define NAME_LEN	64
@@ -198,6 +201,7 @@ struct program {
 	struct schedule *schedule;	/* NULL without one */
 	uint64_t seed;
 	uint64_t bound_us;
+	uint64_t settle_us;	/* rest before the end; 0: nobody looks at the memory */
 	bool kmemleak;
 	unsigned int nactors;
 	struct actor actor[ALL_ACTORS];
@@ -285,10 +289,17 @@ struct inside {
 	char stack[STACK_TEXT];
 };
 
+struct place {
+	char section[SECTION_LEN];
+	uint64_t address;
+};
+
 struct life {
 	uint32_t number;		/* nth load of its module, 0: none */
+	uint32_t nplaces;		/* none unless somebody looks at the memory */
 	uint64_t base, size;
 	uint64_t loaded_us, unloaded_us;
+	struct place place[MAX_PLACES];
 };
 
 /* What became of a plan. Texts are complete when the flag before them is set. */

@@ -326,6 +326,12 @@ static void tell_life(const char *module, const struct life *life)
 	ev_u64("loaded_us", life->loaded_us);
 	if (life->unloaded_us)
 		ev_u64("unloaded_us", life->unloaded_us);
+	if (life->nplaces) {
+		ev_object("sections");
+		for (uint32_t i = 0; i < life->nplaces; i++)
+			ev_addr(life->place[i].section, life->place[i].address);
+		ev_object_end();
+	}
 	ev_end();
 }
 
