@@ -2,7 +2,7 @@
 """What holds a word of a guest's memory: a variable, an object, a stack; and whether it counts.
 
 Everything is decided by the owner of the memory and never by the value that lies in it. The
-kernel's structures are read with drgn; what KASAN says of memory is believed before what the
+kernel's structures are read with drgn; what KASAN says of memory is believed beside what the
 allocators say, because it knows of objects in its quarantine too.
 """
 
@@ -11,14 +11,14 @@ from __future__ import annotations
 import bisect
 import functools
 import re
-import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import drgn
-from drgn import FaultError, Object, Program, TypeKind
+import numpy as np
+from drgn import FaultError, Object, TypeKind
 from drgn.helpers.linux.mm import (
     PageLRU,
     PageReserved,
@@ -34,21 +34,28 @@ from drgn.helpers.linux.module import for_each_module, module_address_regions
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import slab_object_info
 
+from harness import memtypes
+from harness.mempages import PAGE_SHIFT, PAGE_SIZE, walk
+from harness.mempercpu import PerCpu
+from harness.memtypes import NO_FIELD, Field, plain_symbol
 from harness.ram import Ram
 
-_PAGE: Final = 12
-_PAGE_SIZE: Final = 1 << _PAGE
 #: Where the image of x86-64 kernels is mapped (arch/x86/include/asm/page_64_types.h).
 _IMAGE_MAP: Final = 0xFFFFFFFF80000000
+#: Where modules are put (MODULES_VADDR, MODULES_END), in the smallest of all configurations.
+MODULE_AREA: Final = (0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000)
+#: Areas of addresses of kernels whose memory is not moved (Documentation/arch/x86/x86_64/mm.rst).
+_DIRECT_MAP, _VMALLOC, _VMEMMAP = 0xFFFF888000000000, 0xFFFFC90000000000, 0xFFFFEA0000000000
+_VMALLOC_SIZE: Final = 32 << 40
 #: CONFIG_KASAN_SHADOW_OFFSET of x86-64 (arch/x86/Kconfig).
 _SHADOW_OFFSET: Final = 0xDFFFFC0000000000
 #: Bytes of shadow from here on stand for memory that nobody may use (mm/kasan/kasan.h).
 _POISON: Final = 0x80
-
-#: Users of an entry that was removed (KN_DEACTIVATED_BIAS, include/linux/kernfs.h).
+#: Users of an entry of sysfs that was removed (KN_DEACTIVATED_BIAS, fs/kernfs/kernfs-internal.h).
 _KN_DEACTIVATED: Final = -0x7FFFFFFF
-
-_PTE_PRESENT, _PTE_HUGE, _PTE_FRAME = 0x1, 0x80, 0x000FFFFFFFFFF000
+#: What a page's type says of one without, and of a free block (before 6.11 bits were cleared
+#: in it, since then it is a number in the first byte; include/linux/page-flags.h).
+_FREE_TYPES: Final = (0xFF000000, 0xF0000000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,122 +68,39 @@ class Holder:
     detail: str
     #: Why nobody follows what is written there; empty for what counts.
     dead: str = ""
+    #: The field, and the virtual address of what it is counted from.
+    field: Field = NO_FIELD
+    base: int = 0
     #: Start and size of the object, where it is one of a type that is not known.
     untyped: tuple[int, int] | None = None
 
 
-# Variables of the kernel's own that hold addresses of modules which nobody follows.
-_RECORDS: Final = {
-    "mod_tree": "lowest and highest address that a module ever had (kernel/module/main.c)",
-    "cur_orc_table": "the table that was sorted last (arch/x86/kernel/unwind_orc.c)",
-    "cur_orc_ip_table": "the table that was sorted last (arch/x86/kernel/unwind_orc.c)",
-    "stack_trace": "lockdep's stack traces (kernel/locking/lockdep.c)",
-}
-
-# Fields that are a record of what was, by type; a lock's dependencies are checked by class.
-_RECORD_FIELDS: Final = (
-    (r"vmap_area\.va_(start|end)", "bounds of an area of addresses, in use or not"),
-    (r"vm_struct\.addr", "bounds of an area of addresses"),
-    (r"task_struct\.held_locks.*", "lockdep's record of locks that were held"),
-    (r"task_struct\.(irqtrace|hardirq|softirq|preempt_disable)\w*.*", "lockdep's record"),
-    (r"debug_obj\..*", "a record of debug objects"),
-    (r"kmemleak_(object|scan_area)\..*", "a record of kmemleak"),
-    (r"worker\.last_func", "what a worker has run; compared, and never called"),
-)
-
-# Slab caches whose name does not say the type of their objects.
-_CACHE_TYPES: Final = {
-    "filp": "file",
-    "mnt_cache": "mount",
-    "net_namespace": "net",
-    "signal_cache": "signal_struct",
-    "sighand_cache": "sighand_struct",
-    "files_cache": "files_struct",
-    "skbuff_head_cache": "sk_buff",
-    "shmem_inode_cache": "shmem_inode_info",
-    "sock_inode_cache": "socket_alloc",
-    "proc_inode_cache": "proc_inode",
-    "names_cache": "filename",
-    "debug_objects_cache": "debug_obj",
-    "pool_workqueue": "pool_workqueue",
-    "TCP": "tcp_sock",
-    "UDP": "udp_sock",
-    "RAW": "raw_sock",
-    "UNIX": "unix_sock",
-    "UNIX-STREAM": "unix_sock",
-    "PING": "inet_sock",
-}
-
-# Fields that tell objects of a type apart for a person.
-_NAME_FIELDS: Final = {
-    "kmem_cache": "name",
-    "kernfs_node": "name",
-    "task_struct": "comm",
-    "proc_dir_entry": "name",
-    "net_device": "name",
-    "file_system_type": "name",
-}
-
-
-def field_at(type_: drgn.Type, offset: int) -> str:
-    """Return the path of the field at an offset of a type: ``.head``, ``[].next``, or nothing.
-
-    Of a union the first member that has a field there is named.
-    """
-    while type_.kind == TypeKind.TYPEDEF:
-        type_ = type_.type
-    if type_.kind == TypeKind.ARRAY:
-        size = type_.type.size if type_.type.kind != TypeKind.ARRAY else drgn.sizeof(type_.type)
-        return "[]" + field_at(type_.type, offset % size) if size else ""
-    if type_.kind not in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS) or not type_.members:
-        return ""
-    for member in type_.members:
-        if member.bit_field_size is not None:
-            continue
-        begin = member.bit_offset // 8
-        try:
-            size = drgn.sizeof(member.type)
-        except TypeError:
-            continue
-        if begin <= offset < begin + size:
-            name = f".{member.name}" if member.name else ""
-            return name + field_at(member.type, offset - begin)
-    return ""
-
-
-def _plain(name: str) -> str:
-    """Return a symbol's name without what the compiler put behind it: ``key.3``, ``f.isra.0``."""
-    return re.sub(r"\.(isra|constprop|part|cold|\d+).*", "", name)
-
-
-class Kernel:
-    """The kernel of a guest that runs no more."""
+class Memory:
+    """A guest's memory, as its kernel has laid it out."""
 
     def __init__(self, ram: Ram, release: str, vmlinux: Path) -> None:
         self._ram = ram
-        prog = Program(drgn.Platform(drgn.Architecture.X86_64))
+        notes = ram.vmcoreinfo(release)
+        prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         prog.add_memory_segment(
             0, ram.size, lambda address, count, offset, physical: ram.read(offset, count), True
         )
-        notes = ram.vmcoreinfo(release)
         prog.set_linux_kernel_custom(notes, False)
         prog.load_debug_info([str(vmlinux)])
         self.prog = prog
-        # Of a kernel that was moved (KASLR) all symbols are; vmlinux says where to.
         self._image = (prog.symbol("_text").address, prog.symbol("_end").address)
-        self._direct = prog["page_offset_base"].value_() if self._has("page_offset_base") else (
-            0xFFFF888000000000
-        )  # fmt: skip
         moved = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", notes)
-        self._phys_base = int(moved[1]) if moved else 0
+        self._image_shift = _IMAGE_MAP - (int(moved[1]) if moved else 0)
+        self._direct = self._number("page_offset_base", _DIRECT_MAP)
         self._kasan = self._has_symbol("__asan_load8")
+        self.percpu = PerCpu(prog)
 
-    def _has(self, name: str) -> bool:
+    def _number(self, variable: str, default: int) -> int:
+        """Return what a variable says that only some configurations have."""
         try:
-            self.prog.variable(name)
+            return int(self.prog[variable])
         except LookupError:
-            return False
-        return True
+            return default
 
     def _has_symbol(self, name: str) -> bool:
         try:
@@ -188,11 +112,6 @@ class Kernel:
     # ---- areas of addresses ---------------------------------------------------------------------
 
     @functools.cached_property
-    def module_area(self) -> tuple[int, int]:
-        """Where modules are put: first address, and the first behind it."""
-        return (0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000)
-
-    @functools.cached_property
     def used_areas(self) -> list[tuple[int, int, str]]:
         """Parts of the area of modules that are in use: first, behind the last, by whom."""
         modules = {
@@ -201,97 +120,99 @@ class Kernel:
             for base, size in module_address_regions(module)
             if size
         }
-        low, high = self.module_area
-        return sorted(
+        low, high = MODULE_AREA
+        return [
             (begin, end, f"module {modules[begin]}" if begin in modules else who)
             for begin, end, who in self._areas
             if low <= begin < high
-        )
+        ]
 
     @functools.cached_property
     def _areas(self) -> list[tuple[int, int, str]]:
         """Areas that vmalloc() and its kin gave out, in order, and who asked for them."""
-        found = []
-        for area in for_each_vmap_area(self.prog):
-            vm = area.vm
-            if vm:
-                begin = area.va_start.value_()
-                found.append((begin, area.va_end.value_(), self._function(vm.caller.value_())))
-        return sorted(found)
+        return sorted(
+            (int(area.va_start), int(area.va_end), self._function(int(area.vm.caller)))
+            for area in for_each_vmap_area(self.prog)
+            if area.vm
+        )
 
     def _function(self, address: int) -> str:
         try:
-            return _plain(self.prog.symbol(address).name)
+            return plain_symbol(self.prog.symbol(address).name)
         except LookupError:
             return "a module"
-
-    def find_area(self, address: int) -> tuple[int, int, str] | None:
-        """Return the area of vmalloc()'s that holds an address."""
-        at = bisect.bisect_right(self._areas, address, key=lambda area: area[0]) - 1
-        return self._areas[at] if at >= 0 and address < self._areas[at][1] else None
 
     @functools.cached_property
     def _mapped(self) -> dict[int, int]:
         """Page frames that have an address beside that of the direct map, and which."""
-        vmalloc = self.prog["vmalloc_base"].value_() if self._has("vmalloc_base") else (
-            0xFFFFC90000000000
-        )  # fmt: skip
-        vmemmap = self.prog["vmemmap_base"].value_() if self._has("vmemmap_base") else (
-            0xFFFFEA0000000000
-        )  # fmt: skip
-        pages = pfn_to_page(self.prog, self._ram.size >> _PAGE).value_()
-        ranges = [(vmalloc, vmalloc + (32 << 40)), (vmemmap, pages), self.module_area]
-        top = self.prog.symbol("init_top_pgt").address - _IMAGE_MAP + self._phys_base
+        vmalloc = self._number("vmalloc_base", _VMALLOC)
+        pages = int(pfn_to_page(self.prog, self._ram.size >> PAGE_SHIFT))
+        ranges = (
+            (vmalloc, vmalloc + _VMALLOC_SIZE),
+            (self._number("vmemmap_base", _VMEMMAP), pages),
+            MODULE_AREA,
+        )
+        top = self.prog.symbol("init_top_pgt").address - self._image_shift
         return {
             frame: address
             for low, high in ranges
-            for frame, address in self._walk(top, 39, 0, low, high)
+            for frame, address in walk(self._ram, top, low, high)
         }
 
-    def _walk(
-        self, table: int, shift: int, base: int, low: int, high: int
-    ) -> Iterator[tuple[int, int]]:
-        """Yield frame and address of each page of a range, from a page table of a level."""
-        for index, entry in enumerate(struct.unpack("<512Q", self._ram.read(table, 4096))):
-            address = base | index << shift
-            if shift == 39 and index >= 256:
-                address |= 0xFFFF000000000000
-            if not entry & _PTE_PRESENT or address >= high or address + (1 << shift) <= low:
-                continue
-            target = entry & _PTE_FRAME
-            if target >= self._ram.size:
-                continue
-            if shift == _PAGE or entry & _PTE_HUGE:
-                begin = (target >> shift << shift) >> _PAGE
-                for page in range(1 << (shift - _PAGE)):
-                    yield begin + page, address + (page << _PAGE)
-            else:
-                yield from self._walk(target, shift - 9, address, low, high)
+    @functools.cached_property
+    def _frames(self) -> dict[int, int]:
+        return {address: frame for frame, address in self._mapped.items()}
+
+    def physical(self, address: int) -> int | None:
+        """Return where in memory a kernel's address is; None for one that is nowhere."""
+        if self._image[0] <= address < self._image[1]:
+            return address - self._image_shift
+        if 0 <= address - self._direct < self._ram.size:
+            return address - self._direct
+        frame = self._frames.get(address & -PAGE_SIZE)
+        return None if frame is None else frame << PAGE_SHIFT | address & PAGE_SIZE - 1
+
+    def read_word(self, address: int) -> int | None:
+        """Return the word at a kernel's address; None where there is no memory."""
+        at = self.physical(address)
+        return None if at is None else int.from_bytes(self._ram.read(at, 8), "little")
+
+    @functools.cached_property
+    def _image_words(self) -> tuple[int, np.typing.NDArray[np.uint64]]:
+        begin = self.prog.symbol("_sdata").address - self._image_shift
+        end = self._image[1] - self._image_shift
+        return begin, np.frombuffer(self._ram.read(begin, (end - begin) & -8), dtype="<u8")
+
+    def find_pointers(self, address: int) -> Iterator[Holder]:
+        """Yield which of the kernel's variables that count lead to an address."""
+        begin, words = self._image_words
+        for index in np.flatnonzero(words == np.uint64(address)):
+            holder = self.find_holder(begin + int(index) * 8)
+            if not holder.dead:
+                yield holder
 
     # ---- from a word to what holds it -----------------------------------------------------------
 
     def find_holder(self, at: int) -> Holder:
         """Return what holds the word at a physical address."""
-        page = pfn_to_page(self.prog, at >> _PAGE)
-        reserved = bool(PageReserved(page))
-        image = at - self._phys_base + _IMAGE_MAP
-        # What was only for booting was given to the page allocator.
-        if reserved and self._image[0] <= image < self._image[1]:
-            return self._in_image(image)
-        address = at + self._direct
-        if reserved:
+        page = pfn_to_page(self.prog, at >> PAGE_SHIFT)
+        image, address = at + self._image_shift, at + self._direct
+        if PageReserved(page):
+            # Of the image, what was only for booting was given to the page allocator.
+            if self._image[0] <= image < self._image[1]:
+                return self._in_image(image)
             return self._reserved(at, address)
         if PageSlab(compound_head(page)):
             return self._in_slab(address)
         if self._is_free(page):
-            return Holder("free page", f"{address:#x}", dead="a free page")
-        if PageLRU(page) or PageSwapBacked(page) or self._is_mapped_by_user(page):
-            return Holder("user page", f"{address:#x}", dead="a process's memory, or a file's")
-        mapped = self._mapped.get(at >> _PAGE)
+            return Holder("free page", f"{address:#x}", "a free page")
+        if self._is_users(page):
+            return Holder("user page", f"{address:#x}", "a process's memory, or a file's")
+        mapped = self._mapped.get(at >> PAGE_SHIFT)
         if mapped is not None:
-            return self._in_area(mapped | at & (_PAGE_SIZE - 1))
+            return self._in_area(mapped | at & PAGE_SIZE - 1)
         if self._is_poisoned(address):
-            return Holder("freed page", f"{address:#x}", dead="KASAN: freed")
+            return Holder("freed page", f"{address:#x}", "freed, as KASAN has it")
         return self._in_pages(page, address)
 
     def _in_image(self, address: int) -> Holder:
@@ -299,210 +220,199 @@ class Kernel:
             symbol = self.prog.symbol(address)
         except LookupError:
             return Holder("kernel image", f"{address:#x}")
-        name = _plain(symbol.name)
-        offset = address - symbol.address
-        path = self._variable_path(symbol.name, symbol.address, offset)
-        return Holder(
-            name + (f"+{offset:#x}" if path is None and offset else path or ""),
-            f"{symbol.name}+{offset:#x} at {address:#x}",
-            dead=_RECORDS.get(name, ""),
-        )
+        return self._in_variable(symbol.name, symbol.address, symbol.address, address)
 
-    def _variable_path(self, name: str, address: int, offset: int) -> str | None:
-        """Return the path of a variable's field; None where its type is not known."""
+    def _in_variable(self, full: str, known: int, base: int, address: int) -> Holder:
+        """Return the holder for a variable that begins at an address.
+
+        Args:
+            known: where debug information has it, which is elsewhere for per-CPU variables.
+        """
+        name, offset = plain_symbol(full), address - base
         try:
-            variable = self.prog.variable(name)
+            variable = self.prog.variable(full)
         except LookupError:
-            return None
-        # Static variables share names: one's type says nothing of the others.
-        if variable.address_ != address:
-            return None
-        return field_at(variable.type_, offset)
+            variable = None
+        # Static variables share names: the type of one says nothing of the others.
+        if variable is None or variable.address_ != known:
+            field = Field(f"+{offset:#x}" if offset else "")
+        else:
+            field = memtypes.field_at(variable.type_, offset)
+        detail = f"{full}+{offset:#x} at {address:#x}"
+        return Holder(name + field.path, detail, memtypes.why_record(name), field, base)
 
     def _reserved(self, at: int, address: int) -> Holder:
-        inside = self._percpu_offset(address)
-        if inside is not None:
-            return self._in_percpu(inside, address)
-        mapped = self._mapped.get(at >> _PAGE)
+        """Return the holder of memory that was taken before there was an allocator."""
+        if self.percpu.holds(address):
+            return self._in_percpu(address)
+        mapped = self._mapped.get(at >> PAGE_SHIFT)
         if mapped is not None:
-            return self._in_area(mapped | at & (_PAGE_SIZE - 1))
+            return self._in_area(mapped | at & PAGE_SIZE - 1)
         return Holder("memory reserved at boot", f"{address:#x}", untyped=(address, 8))
 
-    # ---- per-CPU variables ----------------------------------------------------------------------
-
-    @functools.cached_property
-    def _percpu_units(self) -> list[tuple[int, int]]:
-        """First address and size of each processor's part of the first chunk."""
-        base = self.prog["pcpu_base_addr"].value_()
-        size = self.prog["pcpu_unit_size"].value_()
-        offsets = self.prog["pcpu_unit_offsets"]
-        count = self.prog["pcpu_nr_units"].value_()
-        return [(base + offsets[unit].value_(), size) for unit in range(count)]
-
-    def _percpu_offset(self, address: int) -> int | None:
-        for base, size in self._percpu_units:
-            if base <= address < base + size:
-                return address - base
-        return None
-
-    @functools.cached_property
-    def _percpu_symbols(self) -> tuple[int, list[tuple[int, int, str]]]:
-        begin = self.prog.symbol("__per_cpu_start").address
-        end = self.prog.symbol("__per_cpu_end").address
-        symbols = sorted(
-            (symbol.address, symbol.size, symbol.name)
-            for symbol in self.prog.symbols()
-            if begin <= symbol.address < end and symbol.size
-        )
-        return begin, symbols
-
-    def _in_percpu(self, offset: int, address: int) -> Holder:
-        begin, symbols = self._percpu_symbols
-        wanted = begin + offset
-        at = bisect.bisect_right(symbols, wanted, key=lambda symbol: symbol[0]) - 1
-        if at >= 0 and wanted < symbols[at][0] + symbols[at][1]:
-            start, _, full = symbols[at]
-            path = self._variable_path(full, start, wanted - start)
-            name = _plain(full)
-            if path is None and wanted > start:
-                path = f"+{wanted - start:#x}"
-            dead = _RECORDS.get(name, "")
-            if "stack" in name:
-                dead = "a stack for interrupts, on which nobody is"
-            return Holder(
-                name + (path or ""), f"per-CPU {full}+{wanted - start:#x} at {address:#x}", dead
-            )
-        return self._in_percpu_allocation(address)
-
-    def _in_percpu_allocation(self, address: int) -> Holder:
-        return Holder("a per-CPU allocation", f"per-CPU allocation at {address:#x}")
+    def _in_percpu(self, address: int) -> Holder:
+        symbol = self.percpu.find_symbol(address)
+        if symbol is None:
+            dead = "" if self.percpu.is_allocated(address) else "a free per-CPU allocation"
+            return Holder("a per-CPU allocation", f"per-CPU allocation at {address:#x}", dead)
+        known, name, base = symbol
+        holder = self._in_variable(name, known, base, address)
+        # At its end no processor of the guest is in an interrupt.
+        if re.search(r"(irq|exception|entry)_stack", name):
+            return replace(holder, dead="a stack for interrupts, which nobody is in")
+        return holder
 
     # ---- slab objects ---------------------------------------------------------------------------
 
     def _in_slab(self, address: int) -> Holder:
         info = slab_object_info(self.prog, address)
         if info is None:
-            return Holder("slab", f"{address:#x}", dead="a slab that was just freed")
-        cache = info.slab_cache.name.string_().decode()
+            return Holder("slab", f"{address:#x}", "no slab")
+        cache = info.slab_cache.name.string_().decode(errors="backslashreplace")
         offset = address - info.address
         detail = f"{cache}+{offset:#x} at {address:#x}"
+        # Between its last use and the end of its time in KASAN's quarantine an object is in
+        # nobody's list of free ones.
         if not info.allocated or self._is_poisoned(address):
-            return Holder(cache, detail, dead="a free object")
-        size = info.slab_cache.object_size.value_()
+            return Holder(cache, detail, "a free object")
+        size = int(info.slab_cache.object_size)
         if not 0 <= offset < size:
-            return Holder(cache, detail, dead="the slab allocator's own record of an object")
-        type_ = self._cache_type(cache, size)
+            return Holder(cache, detail, "the allocator's own record of an object")
+        type_ = memtypes.find_cache_type(self.prog, cache, size)
         if type_ is None:
             return Holder(f"an object of {cache}", detail, untyped=(info.address, size))
-        path = f"{type_.tag}{field_at(type_, offset)}"
-        return Holder(
-            path + self._object_name(type_, info.address),
-            detail,
-            self._why_unused(type_, info.address, path),
-        )
+        field = memtypes.field_at(type_, offset)
+        path = f"{type_.tag}{field.path}"
+        name = path + self._object_name(type_, info.address)
+        dead = self._why_unused(type_, info.address, path)
+        return Holder(name, detail, dead, field, info.address)
 
     def _why_unused(self, type_: drgn.Type, address: int, path: str) -> str:
         """Return why nobody follows what a field of a live object says, or nothing."""
         if type_.tag == "kernfs_node":
-            active = Object(self.prog, type_, address=address).active.counter.value_()
-            if active == _KN_DEACTIVATED:
+            active = Object(self.prog, type_, address=address).active.counter
+            if int(active) == _KN_DEACTIVATED:
                 return "a removed entry of sysfs, which who has looked at it remembers"
-        return next((why for pattern, why in _RECORD_FIELDS if re.fullmatch(pattern, path)), "")
-
-    def _cache_type(self, cache: str, size: int) -> drgn.Type | None:
-        stem = re.sub(r"_(cache|cachep|slab|node_cache)$", "", cache)
-        for name in (_CACHE_TYPES.get(cache), cache, stem, f"{stem}_info", f"{stem}_node"):
-            if name is None or name.startswith("kmalloc"):
-                continue
-            try:
-                type_ = self.prog.type(f"struct {name}")
-            except (LookupError, SyntaxError, ValueError):
-                continue
-            if type_.size is not None and type_.size <= size:
-                return type_
-        return None
+        return memtypes.why_record_field(path)
 
     def _object_name(self, type_: drgn.Type, address: int) -> str:
-        field = _NAME_FIELDS.get(type_.tag or "")
+        field = memtypes.name_field(type_.tag)
         if field is None:
             return ""
         try:
-            name = Object(self.prog, type_, address=address).member_(field).string_().decode()
-        except (FaultError, UnicodeDecodeError):
+            name = Object(self.prog, type_, address=address).member_(field).string_()
+        except FaultError:
             return ""
-        return f" of {name}"
+        return f" of {name.decode(errors='backslashreplace')}"
 
     # ---- pages ----------------------------------------------------------------------------------
 
     def _is_free(self, page: Object) -> bool:
         # Pages that nobody counts have a type instead: slabs, page tables (since 6.14).
-        if PageTail(page) or page._refcount.counter.value_() != 0:
+        if PageTail(page) or int(page._refcount.counter) != 0:
             return False
-        return page.page_type.value_() & 0xFF000000 in (0xFF000000, 0xF0000000)
+        return int(page.page_type) & 0xFF000000 in _FREE_TYPES
 
-    def _is_mapped_by_user(self, page: Object) -> bool:
-        try:
-            return bool(compound_head(page).mapping.value_())
-        except AttributeError:
-            return False
+    def _is_users(self, page: Object) -> bool:
+        if PageLRU(page) or PageSwapBacked(page):
+            return True
+        return int(compound_head(page).mapping) != 0
 
     def _is_poisoned(self, address: int) -> bool:
         if not self._kasan:
             return False
         try:
-            return self.prog.read((address >> 3) + _SHADOW_OFFSET & (1 << 64) - 1, 1)[0] >= _POISON
+            shadow = self.prog.read((address >> 3) + _SHADOW_OFFSET & (1 << 64) - 1, 1)
         except FaultError:
             return False
+        return bool(shadow[0] >= _POISON)
 
     def _in_pages(self, page: Object, address: int) -> Holder:
-        start = self._direct + (page_to_pfn(compound_head(page)).value_() << _PAGE)
+        start = self._direct + (int(page_to_pfn(compound_head(page))) << PAGE_SHIFT)
         if start in self._depot_pools:
-            return Holder("stack depot", f"{address:#x}", dead="KASAN's stack traces")
-        return Holder(
-            "pages of the page allocator", f"{address:#x}, in pages from {start:#x}",
-            untyped=(start, 8),
-        )  # fmt: skip
+            return Holder("stack depot", f"{address:#x}", "stack traces of KASAN's")
+        detail = f"{address:#x}, in pages from {start:#x}"
+        return Holder("pages of the page allocator", detail, untyped=(start, 8))
 
     @functools.cached_property
     def _depot_pools(self) -> frozenset[int]:
-        """Where the stack depot keeps its traces (lib/stackdepot.c)."""
+        """Where the stack depot keeps its traces (lib/stackdepot.c; pools were slabs until 6.3)."""
         for name in ("stack_pools", "stack_slabs"):
-            if self._has(name):
+            try:
                 pools = self.prog[name]
-                # An array until 7.0 allocated it.
-                count = pools.type_.length if pools.type_.kind == TypeKind.ARRAY else 8192
-                return frozenset(pool for n in range(count) if (pool := pools[n].value_()))
+            except LookupError:
+                continue
+            length = pools.type_.length if pools.type_.kind == TypeKind.ARRAY else None
+            count = length if length is not None else int(self.prog["stack_max_pools"])
+            return frozenset(pool for n in range(count) if (pool := int(pools[n])))
         return frozenset()
 
-    # ---- areas of vmalloc() and stacks ----------------------------------------------------------
+    # ---- areas of vmalloc(), and stacks ---------------------------------------------------------
 
     @functools.cached_property
     def _stack_size(self) -> int:
-        size = self.prog.type("union thread_union").size
-        assert size is not None
-        return size
+        return int(drgn.sizeof(self.prog.type("union thread_union")))
 
     @functools.cached_property
     def _stacks(self) -> list[tuple[int, Object]]:
-        return sorted(
-            ((task.stack.value_(), task) for task in for_each_task(self.prog)),
-            key=lambda pair: pair[0],
-        )
-
-    def _find_stack(self, address: int) -> tuple[int, Object] | None:
-        at = bisect.bisect_right(self._stacks, address, key=lambda pair: pair[0]) - 1
-        if at < 0 or address >= self._stacks[at][0] + self._stack_size:
-            return None
-        return self._stacks[at]
+        stacks = ((int(task.stack), task) for task in for_each_task(self.prog))
+        return sorted(stacks, key=lambda pair: pair[0])
 
     def _in_area(self, address: int) -> Holder:
-        stack = self._find_stack(address)
-        if stack is not None:
-            return self._on_stack(stack[1], address)
-        area = self.find_area(address)
-        if area is None:
-            return Holder("struct page", f"{address:#x}")
-        return Holder(f"memory of {area[2]}", f"{area[2]}'s area {area[0]:#x}+{address - area[0]:#x}")
+        at = bisect.bisect_right(self._stacks, address, key=lambda pair: pair[0]) - 1
+        if at >= 0 and address < self._stacks[at][0] + self._stack_size:
+            return self._on_stack(self._stacks[at][1], address)
+        if self.percpu.holds(address):
+            return self._in_percpu(address)
+        at = bisect.bisect_right(self._areas, address, key=lambda area: area[0]) - 1
+        if at < 0 or address >= self._areas[at][1]:
+            return self._in_page_struct(address)
+        begin, _, who = self._areas[at]
+        detail = f"{who}'s area {begin:#x}+{address - begin:#x}"
+        if begin in self._idle_stacks:
+            return Holder(f"memory of {who}", detail, "a stack kept for the next task")
+        return Holder(f"memory of {who}", detail)
+
+    @functools.cached_property
+    def _idle_stacks(self) -> frozenset[int]:
+        """Stacks of tasks that have ended, which the next tasks get (kernel/fork.c)."""
+        found = set()
+        for words in self.percpu.variable("cached_stacks"):
+            for vm in words:
+                if vm:
+                    found.add(int(vm.addr))
+        return frozenset(found)
+
+    def _in_page_struct(self, address: int) -> Holder:
+        try:
+            type_ = self.prog.type("struct page")
+            index, offset = divmod(address - self._number("vmemmap_base", _VMEMMAP), type_.size)
+            page = pfn_to_page(self.prog, index)
+            dead = "a free page's" if self._is_free(page) else ""
+            return Holder(f"page{memtypes.field_at(type_, offset).path}", f"{address:#x}", dead)
+        except FaultError:
+            return Holder("kernel memory", f"{address:#x}")
 
     def _on_stack(self, task: Object, address: int) -> Holder:
-        return Holder(f"stack of {task.comm.string_().decode()}", f"{address:#x}")
+        name = f"stack of {task.comm.string_().decode(errors='backslashreplace')}"
+        detail = f"{address:#x}, stack of task {int(task.pid)}"
+        if int(task.on_cpu):
+            # Nobody has kept the registers of a processor that was stopped.
+            return Holder(name, detail, "a stack in use: nobody knows how much of it")
+        if address < int(task.thread.sp):
+            return Holder(name, detail, "the free part of a stack")
+        # A frame may have room that was not written since an earlier call.
+        if self.read_word(address) not in self._callers(int(task.pid)):
+            return Holder(name, detail, "on a stack, and no return address")
+        return Holder(name, detail)
+
+    @functools.cache  # noqa: B019 - a memory is looked through once
+    def _callers(self, pid: int) -> frozenset[int]:
+        """Return the addresses to which the functions return that a task is in."""
+        found = set()
+        for frame in self.prog.stack_trace(pid):
+            try:
+                found.add(frame.pc)
+            except LookupError:
+                continue
+        return frozenset(found)

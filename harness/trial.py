@@ -143,12 +143,12 @@ def collect(trial: Trial, trace: Trace | None = None) -> Evidence:
 
 def _scan(trial: Trial, evidence: Evidence, memory: Path) -> MemoryScan | None:
     # Loading numpy and drgn takes longer than many a command does.
-    from harness import memscan
+    from harness.memscan import scan
 
     lives = module_lives(evidence.report, trial.symbols)
     if evidence.status is None or not any(life.unloaded_us for life in lives):
         return None
-    return memscan.scan(memory, trial.template.base.kernel, lives)
+    return scan(memory, trial.template.base.kernel, lives)
 
 
 def time_limit_s(trial: Trial) -> float:
