@@ -22,7 +22,7 @@ from typing import Any
 
 from harness import kconfig, kernelfiles, proc, readymade, sources, store
 from harness.deadline import Deadline
-from harness.errors import CommandError, KernelBuildError
+from harness.errors import CommandError, KernelBuildError, UsageError
 from harness.kernelfiles import DEFAULT_KERNEL as DEFAULT_KERNEL
 from harness.kernelfiles import DEFAULT_PROFILE as DEFAULT_PROFILE
 from harness.kernelfiles import DebianImage, Recipe, Tree
@@ -106,6 +106,21 @@ class Kernel:
     def build(self) -> Path:
         """The build tree that modules compile against."""
         return self.path / "build"
+
+
+def require_vmlinux(kernel: Kernel) -> Path:
+    """Return the kernel with its debug information.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if kernel.vmlinux is None:
+        raise UsageError(
+            f"kernel {kernel.name}-{kernel.profile} has no debug information: whose memory is"
+            " whose cannot be told",
+            hint="look through memory with --profile kasan",
+        )
+    return kernel.vmlinux
 
 
 def find_kernel(cache: store.Store, recipe: Recipe) -> Kernel | None:

@@ -71,8 +71,8 @@ class Holder:
     #: The field, and the virtual address of what it is counted from.
     field: Field = NO_FIELD
     base: int = 0
-    #: Start and size of the object, where it is one of a type that is not known.
-    untyped: tuple[int, int] | None = None
+    #: Where the object begins, when its type is not known.
+    untyped: int = 0
 
 
 class Memory:
@@ -188,8 +188,24 @@ class Memory:
         begin, words = self._image_words
         for index in np.flatnonzero(words == np.uint64(address)):
             holder = self.find_holder(begin + int(index) * 8)
-            if not holder.dead:
+            # What has no name is KASAN's list of all variables (struct kasan_global).
+            if not holder.dead and holder.base:
                 yield holder
+
+    def find_references(self, addresses: frozenset[int]) -> dict[int, Holder]:
+        """Return for each address which memory that counts leads to it, if any does.
+
+        Of several the one whose name comes first, so that it is the same one each time.
+        """
+        found: dict[int, Holder] = {}
+        for at, address in self._ram.words_equal(addresses):
+            holder = self.find_holder(at)
+            if holder.dead or not holder.base or holder.field.parent == "page":
+                continue
+            best = found.get(address)
+            if best is None or holder.name < best.name:
+                found[address] = holder
+        return found
 
     # ---- from a word to what holds it -----------------------------------------------------------
 
@@ -248,7 +264,7 @@ class Memory:
         mapped = self._mapped.get(at >> PAGE_SHIFT)
         if mapped is not None:
             return self._in_area(mapped | at & PAGE_SIZE - 1)
-        return Holder("memory reserved at boot", f"{address:#x}", untyped=(address, 8))
+        return Holder("memory reserved at boot", f"{address:#x}", untyped=address)
 
     def _in_percpu(self, address: int) -> Holder:
         symbol = self.percpu.find_symbol(address)
@@ -280,7 +296,7 @@ class Memory:
             return Holder(cache, detail, "the allocator's own record of an object")
         type_ = memtypes.find_cache_type(self.prog, cache, size)
         if type_ is None:
-            return Holder(f"an object of {cache}", detail, untyped=(info.address, size))
+            return Holder(f"an object of {cache}", detail, untyped=info.address)
         field = memtypes.field_at(type_, offset)
         path = f"{type_.tag}{field.path}"
         name = path + self._object_name(type_, info.address)
@@ -289,10 +305,12 @@ class Memory:
 
     def _why_unused(self, type_: drgn.Type, address: int, path: str) -> str:
         """Return why nobody follows what a field of a live object says, or nothing."""
-        if type_.tag == "kernfs_node":
-            active = Object(self.prog, type_, address=address).active.counter
-            if int(active) == _KN_DEACTIVATED:
-                return "a removed entry of sysfs, which who has looked at it remembers"
+        item = Object(self.prog, type_, address=address)
+        if type_.tag == "kernfs_node" and int(item.active.counter) == _KN_DEACTIVATED:
+            return "a removed entry of sysfs, which who has looked at it remembers"
+        # Nobody can begin to use one whose count is negative (use_pde(), fs/proc/inode.c).
+        if type_.tag == "proc_dir_entry" and int(item.in_use.counter) < 0:
+            return "a removed entry of proc, which who has looked at it remembers"
         return memtypes.why_record_field(path)
 
     def _object_name(self, type_: drgn.Type, address: int) -> str:
@@ -332,7 +350,7 @@ class Memory:
         if start in self._depot_pools:
             return Holder("stack depot", f"{address:#x}", "stack traces of KASAN's")
         detail = f"{address:#x}, in pages from {start:#x}"
-        return Holder("pages of the page allocator", detail, untyped=(start, 8))
+        return Holder("pages of the page allocator", detail, untyped=start)
 
     @functools.cached_property
     def _depot_pools(self) -> frozenset[int]:

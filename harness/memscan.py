@@ -9,14 +9,14 @@ follows what is written there, and after what of the module was there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from harness import elf
-from harness.errors import UsageError
-from harness.kernels import Kernel
+from harness.kernels import Kernel, require_vmlinux
+from harness.memlists import Reader, find_list
 from harness.memowners import MODULE_AREA, Holder, Memory
 from harness.memtypes import plain_symbol
 from harness.ram import open_ram
@@ -31,8 +31,6 @@ _PAGE_MASK: Final = 0xFFF
 
 #: Pointers of one title that are listed.
 _LISTED: Final = 8
-
-Find = Callable[[int], Holder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,24 +162,9 @@ def scan(path: Path, kernel: Kernel, lives: Sequence[ModuleLife]) -> MemoryScan:
         memory = Memory(ram, kernel.release, vmlinux)
         found = ram.words_between(MODULE_AREA[0], gone.end + _SLACK)
         words = _outside(found, memory.used_areas)
-        findings = judge(words, gone, memory.find_holder)
+        findings = judge(words, gone, memory)
         remarks = reused(gone.ranges, memory.used_areas)
     return MemoryScan(findings, len(words), time.monotonic() - started, remarks)
-
-
-def require_vmlinux(kernel: Kernel) -> Path:
-    """Return the kernel with its debug information.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if kernel.vmlinux is None:
-        raise UsageError(
-            f"kernel {kernel.name}-{kernel.profile} has no debug information: whose memory is"
-            " whose cannot be told",
-            hint="look through memory with --profile kasan",
-        )
-    return kernel.vmlinux
 
 
 def _outside(
@@ -195,19 +178,30 @@ def _outside(
     ]
 
 
-def judge(words: Iterable[tuple[int, int]], gone: Gone, find_holder: Find) -> tuple[Finding, ...]:
+class View(Reader, Protocol):
+    """What a judgement needs of a memory."""
+
+    def find_references(self, addresses: frozenset[int]) -> Mapping[int, Holder]: ...
+
+
+def judge(words: Iterable[tuple[int, int]], gone: Gone, memory: View) -> tuple[Finding, ...]:
     """Return a finding for each holder that counts and what it leads to."""
-    lines: dict[str, list[str]] = {}
+    found = []
     for at, value in words:
-        target = gone.find(value)
-        holder = find_holder(at)
-        if holder.dead:
-            continue
-        target = target or gone.guess(value)
-        if target is None:
-            continue
-        title = f"stale pointer: {holder.name} → {target.name}"
-        lines.setdefault(title, []).append(f"{holder.detail} = {value:#x}, {target.detail}")
+        holder = memory.find_holder(at)
+        target = None if holder.dead else gone.find(value) or gone.guess(value)
+        if target is not None:
+            found.append((holder, target, f"{holder.detail} = {value:#x}, {target.detail}"))
+    starts = {holder.untyped for holder, _, _ in found if holder.untyped}
+    leading = memory.find_references(frozenset(starts))
+    lines: dict[str, list[str]] = {}
+    for holder, target, line in found:
+        name = holder.name
+        head = find_list(memory, holder) or leading.get(holder.untyped or 0)
+        if head is not None:
+            name = f"*{head.name}" if holder.untyped else head.name
+            line += f"; {head.detail} leads there"
+        lines.setdefault(f"stale pointer: {name} → {target.name}", []).append(line)
     return tuple(
         Finding(Kind.STALE, title, "\n".join(_shorten(found))) for title, found in lines.items()
     )

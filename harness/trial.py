@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness import symbolise, verdict
 from harness.deadline import Deadline
+from harness.errors import GuestError
 from harness.machine import Lane, Trace
 from harness.template import Template, scratch_folder, start_clone, wrap_input
 from harness.verdict import Evidence, Finding, MemoryScan, Verdict
@@ -104,6 +105,8 @@ def judge(trial: Trial, evidence: Evidence, wall_s: float = 0.0) -> TrialResult:
         detectors=trial.template.base.kernel.detectors,
         known=trial.template.base.kernel.known,
     )
+    if trial.scan and evidence.memory is None and not findings:
+        raise GuestError("memory was to be looked through, and no module was unloaded")
     return TrialResult(
         spec=trial.spec,
         verdict=Verdict.FAIL if findings else Verdict.PASS,

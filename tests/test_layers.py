@@ -11,11 +11,12 @@ import harness
 PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
-    ("errors", "resources", "kloglines", "rustnames", "marktext"),
-    ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates"),
-    ("matrixdoc", "schedules"),
-    ("matrixdiff", "junit"),
-    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
+    ("errors", "resources", "kloglines", "rustnames", "marktext", "memtypes", "mempercpu"),
+    ("deadline", "cpio", "machine", "kconfig", "ops", "seeds", "klogframes", "rates",
+     "ram"),
+    ("matrixdoc", "schedules", "mempages"),
+    ("matrixdiff", "junit", "memowners"),
+    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "memlists"),
     ("klogrules", "store", "elf", "scenario", "kernelfiles"),
     ("klogextent",),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace",
@@ -24,7 +25,7 @@ ROWS = (
     ("timeline",),
     ("readymade", "image"),
     ("kernels",),
-    ("modules", "keys", "template", "reach", "inventory"),
+    ("modules", "keys", "template", "reach", "inventory", "memscan"),
     ("accel", "guest", "trial", "matrixplan"),
     ("bundle", "report", "klogview", "matrixrun", "matrixtimes"),
     ("findingview",),
