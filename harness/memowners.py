@@ -19,6 +19,7 @@ from typing import Final
 import drgn
 import numpy as np
 from drgn import FaultError, Object, TypeKind
+from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.mm import (
     PageLRU,
     PageReserved,
@@ -31,6 +32,7 @@ from drgn.helpers.linux.mm import (
     pfn_to_page,
 )
 from drgn.helpers.linux.module import for_each_module, module_address_regions
+from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import slab_object_info
 
@@ -291,6 +293,8 @@ class Memory:
         # nobody's list of free ones.
         if not info.allocated or self._is_poisoned(address):
             return Holder(cache, detail, "a free object")
+        if info.address in self._awaiting(int(info.slab_cache)):
+            return Holder(cache, detail, "an object that was given to kfree_rcu()")
         size = int(info.slab_cache.object_size)
         if not 0 <= offset < size:
             return Holder(cache, detail, "the allocator's own record of an object")
@@ -302,6 +306,23 @@ class Memory:
         name = path + self._object_name(type_, info.address)
         dead = self._why_unused(type_, info.address, path)
         return Holder(name, detail, dead, field, info.address)
+
+    @functools.cache  # noqa: B019 - a memory is looked through once
+    def _awaiting(self, cache: int) -> frozenset[int]:
+        """Return a cache's objects that are collected until there are enough to be freed.
+
+        Since 6.18 that may take for ever (rcu_free of struct slub_percpu_sheaves, mm/slub.c).
+        """
+        found: set[int] = set()
+        sheaves = Object(self.prog, "struct kmem_cache *", cache)
+        for cpu in for_each_online_cpu(self.prog):
+            try:
+                sheaf = per_cpu_ptr(sheaves.cpu_sheaves, cpu).rcu_free.read_()
+            except (AttributeError, FaultError):
+                break
+            if sheaf:
+                found.update(int(sheaf.objects[n]) for n in range(int(sheaf.size)))
+        return frozenset(found)
 
     def _why_unused(self, type_: drgn.Type, address: int, path: str) -> str:
         """Return why nobody follows what a field of a live object says, or nothing."""

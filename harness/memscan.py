@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -26,6 +26,8 @@ from harness.verdict import Finding, Kind, MemoryScan
 #: Beyond the highest address that a module is known to have had, bytes: a load that was
 #: refused, of which nobody knows where it was, was put there at most.
 _SLACK: Final = 1 << 20
+
+_UNSETTLED: Final = "the guest died: what it was about to free is named with the rest"
 
 _PAGE_MASK: Final = 0xFFF
 
@@ -144,12 +146,16 @@ def _target(life: ModuleLife, index: int, offset: int) -> Target:
     return Target(plain_symbol(symbol.name), f"{symbol.name}+{offset - symbol.value:#x} {state}")
 
 
-def scan(path: Path, kernel: Kernel, lives: Sequence[ModuleLife]) -> MemoryScan:
+def scan(
+    path: Path, kernel: Kernel, lives: Sequence[ModuleLife], *, settled: bool = True
+) -> MemoryScan:
     """Look through a guest's memory for pointers to where modules were.
 
     Args:
         path: the memory, of a guest that runs no more.
         lives: where modules lay; those that were not unloaded are left alone.
+        settled: the guest has rested at its end; of one that has not, some that is named
+            was just about to be freed.
 
     Raises:
         GuestError: the memory cannot be read, or is not that of the kernel.
@@ -164,6 +170,10 @@ def scan(path: Path, kernel: Kernel, lives: Sequence[ModuleLife]) -> MemoryScan:
         words = _outside(found, memory.used_areas)
         findings = judge(words, gone, memory)
         remarks = reused(gone.ranges, memory.used_areas)
+    if not settled:
+        findings = tuple(
+            replace(found, detail=f"{found.detail}\n{_UNSETTLED}") for found in findings
+        )
     return MemoryScan(findings, len(words), time.monotonic() - started, remarks)
 
 

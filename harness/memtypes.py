@@ -17,6 +17,7 @@ _RECORDS: Final = {
     "mod_tree": "lowest and highest address that a module ever had (kernel/module/main.c)",
     "module_addr_min": "lowest address that a module ever had (kernel/module.c)",
     "module_addr_max": "highest address that a module ever had (kernel/module.c)",
+    "execmem_info": "bounds of the areas for code (arch/x86/mm/init.c)",
     "cur_orc_table": "the table that was sorted last (arch/x86/kernel/unwind_orc.c)",
     "cur_orc_ip_table": "the table that was sorted last (arch/x86/kernel/unwind_orc.c)",
     "stack_trace": "lockdep's stack traces (kernel/locking/lockdep.c)",

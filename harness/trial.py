@@ -151,7 +151,8 @@ def _scan(trial: Trial, evidence: Evidence, memory: Path) -> MemoryScan | None:
     lives = module_lives(evidence.report, trial.symbols)
     if evidence.status is None or not any(life.unloaded_us for life in lives):
         return None
-    return scan(memory, trial.template.base.kernel, lives)
+    settled = any(event["ev"] == "end" for event in verdict.parse_report(evidence.report))
+    return scan(memory, trial.template.base.kernel, lives, settled=settled)
 
 
 def time_limit_s(trial: Trial) -> float:
