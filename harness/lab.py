@@ -204,7 +204,7 @@ class Lab:
         if scan:
             kernel = self.kernel(subject.kernel, subject.profile)
             kernels.require_vmlinux(kernel)
-            compiled = dataclasses.replace(compiled, settle_us=_settle_us(kernel))
+            compiled = dataclasses.replace(compiled, settle_us=settle_us(kernel))
         return self._trial(subject, plan, compiled)
 
     @functools.cache  # noqa: B019
@@ -349,7 +349,7 @@ def _bindings(subject: Subject) -> dict[str, str]:
     return {"mnt": "/mnt", **module_bindings(subject.module), **_surface_bindings(subject.family)}
 
 
-def _settle_us(kernel: Kernel) -> int:
+def settle_us(kernel: Kernel) -> int:
     """Return how long a kernel takes to free what was given up."""
     since, before, after = _SETTLE_US
     version = tuple(int(number) for number in re.findall(r"\d+", kernel.release)[:2])

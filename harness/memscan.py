@@ -167,7 +167,7 @@ def scan(
     with open_ram(path) as ram:
         memory = Memory(ram, kernel.release, vmlinux)
         found = ram.words_between(MODULE_AREA[0], gone.end + _SLACK)
-        words = _outside(found, memory.used_areas)
+        words = outside(found, memory.used_areas)
         findings = judge(words, gone, memory)
         remarks = reused(gone.ranges, memory.used_areas)
     if not settled:
@@ -177,7 +177,7 @@ def scan(
     return MemoryScan(findings, len(words), time.monotonic() - started, remarks)
 
 
-def _outside(
+def outside(
     words: Iterable[tuple[int, int]], areas: Sequence[tuple[int, int, str]]
 ) -> list[tuple[int, int]]:
     """Return the words that do not point to where somebody is."""

@@ -149,7 +149,7 @@ def _scan(trial: Trial, evidence: Evidence, memory: Path) -> MemoryScan | None:
     from harness.memscan import scan
 
     lives = module_lives(evidence.report, trial.symbols)
-    if evidence.status is None or not any(life.unloaded_us for life in lives):
+    if evidence.status is None or not any(life.unloaded_us and life.base for life in lives):
         return None
     settled = any(event["ev"] == "end" for event in verdict.parse_report(evidence.report))
     return scan(memory, trial.template.base.kernel, lives, settled=settled)
