@@ -9,6 +9,7 @@ allocators say, because it knows of objects in its quarantine too.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Final
 import drgn
 import numpy as np
 from drgn import FaultError, Object, TypeKind
+from drgn.helpers import ValidationError
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.mm import (
     PageLRU,
@@ -37,6 +39,7 @@ from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import slab_object_info
 
 from harness import memtypes
+from harness.errors import GuestError
 from harness.mempages import PAGE_SHIFT, PAGE_SIZE, walk
 from harness.mempercpu import PerCpu
 from harness.memtypes import NO_FIELD, Field, plain_symbol
@@ -58,6 +61,11 @@ _KN_DEACTIVATED: Final = -0x7FFFFFFF
 #: What a page's type says of one without, and of a free block (before 6.11 bits were cleared
 #: in it, since then it is a number in the first byte; include/linux/page-flags.h).
 _FREE_TYPES: Final = (0xFF000000, 0xF0000000)
+
+#: What drgn raises where a kernel's structures are not what they should be.
+_UNREADABLE: Final = (FaultError, LookupError, ValidationError, ValueError, AttributeError)
+#: How a reason begins that is none: nobody knows whose memory it is.
+UNKNOWN: Final = "cannot be told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +89,28 @@ class Memory:
     """A guest's memory, as its kernel has laid it out."""
 
     def __init__(self, ram: Ram, release: str, vmlinux: Path) -> None:
+        """Read how a kernel has laid out a memory.
+
+        Raises:
+            GuestError: it is not the memory of that kernel.
+        """
         self._ram = ram
         notes = ram.vmcoreinfo(release)
         prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         prog.add_memory_segment(
             0, ram.size, lambda address, count, offset, physical: ram.read(offset, count), True
         )
-        prog.set_linux_kernel_custom(notes, False)
-        prog.load_debug_info([str(vmlinux)])
+        try:
+            prog.set_linux_kernel_custom(notes, False)
+            prog.load_debug_info([str(vmlinux)])
+            int(prog["init_task"].pid)
+        except (*_UNREADABLE, drgn.MissingDebugInfoError, OSError) as error:
+            raise GuestError(f"the guest's memory does not fit {vmlinux.name}: {error}") from error
         self.prog = prog
+        # Not functools.cache: that would keep each memory for as long as this process.
+        self._variables: dict[tuple[str, int], drgn.Type | None] = {}
+        self._waiting: dict[int, frozenset[int]] = {}
+        self._returns: dict[int, frozenset[int]] = {}
         self._image = (prog.symbol("_text").address, prog.symbol("_end").address)
         moved = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", notes)
         self._image_shift = _IMAGE_MAP - (int(moved[1]) if moved else 0)
@@ -212,7 +233,17 @@ class Memory:
     # ---- from a word to what holds it -----------------------------------------------------------
 
     def find_holder(self, at: int) -> Holder:
-        """Return what holds the word at a physical address."""
+        """Return what holds the word at a physical address.
+
+        What cannot be told, because the kernel's own records are not as they should be,
+        is said to be so.
+        """
+        try:
+            return self._find_holder(at)
+        except _UNREADABLE as error:
+            return Holder("memory", f"memory at {at:#x}", f"{UNKNOWN} ({error})")
+
+    def _find_holder(self, at: int) -> Holder:
         page = pfn_to_page(self.prog, at >> PAGE_SHIFT)
         image, address = at + self._image_shift, at + self._direct
         if PageReserved(page):
@@ -247,17 +278,24 @@ class Memory:
             known: where debug information has it, which is elsewhere for per-CPU variables.
         """
         name, offset = plain_symbol(full), address - base
-        try:
-            variable = self.prog.variable(full)
-        except LookupError:
-            variable = None
-        # Static variables share names: the type of one says nothing of the others.
-        if variable is None or variable.address_ != known:
+        type_ = self._variable_type(full, known)
+        if type_ is None:
             field = Field(f"+{offset:#x}" if offset else "")
         else:
-            field = memtypes.field_at(variable.type_, offset)
+            field = memtypes.field_at(type_, offset)
         detail = f"{full}+{offset:#x} at {address:#x}"
         return Holder(name + field.path, detail, memtypes.why_record(name), field, base)
+
+    def _variable_type(self, name: str, known: int) -> drgn.Type | None:
+        if (name, known) not in self._variables:
+            type_ = None
+            with contextlib.suppress(LookupError):
+                variable = self.prog.variable(name)
+                # Static variables share names: the type of one says nothing of the others.
+                if variable.address_ == known:
+                    type_ = variable.type_
+            self._variables[name, known] = type_
+        return self._variables[name, known]
 
     def _reserved(self, at: int, address: int) -> Holder:
         """Return the holder of memory that was taken before there was an allocator."""
@@ -283,15 +321,17 @@ class Memory:
     # ---- slab objects ---------------------------------------------------------------------------
 
     def _in_slab(self, address: int) -> Holder:
+        # Between its last use and the end of its time in KASAN's quarantine an object is in
+        # nobody's list of free ones.
+        if self._is_poisoned(address):
+            return Holder("slab", f"{address:#x}", "a free object, or a red zone")
         info = slab_object_info(self.prog, address)
         if info is None:
             return Holder("slab", f"{address:#x}", "no slab")
         cache = info.slab_cache.name.string_().decode(errors="backslashreplace")
         offset = address - info.address
         detail = f"{cache}+{offset:#x} at {address:#x}"
-        # Between its last use and the end of its time in KASAN's quarantine an object is in
-        # nobody's list of free ones.
-        if not info.allocated or self._is_poisoned(address):
+        if not info.allocated:
             return Holder(cache, detail, "a free object")
         if info.address in self._awaiting(int(info.slab_cache)):
             return Holder(cache, detail, "an object that was given to kfree_rcu()")
@@ -307,12 +347,13 @@ class Memory:
         dead = self._why_unused(type_, info.address, path)
         return Holder(name, detail, dead, field, info.address)
 
-    @functools.cache  # noqa: B019 - a memory is looked through once
     def _awaiting(self, cache: int) -> frozenset[int]:
         """Return a cache's objects that are collected until there are enough to be freed.
 
         Since 6.18 that may take for ever (rcu_free of struct slub_percpu_sheaves, mm/slub.c).
         """
+        if cache in self._waiting:
+            return self._waiting[cache]
         found: set[int] = set()
         sheaves = Object(self.prog, "struct kmem_cache *", cache)
         for cpu in for_each_online_cpu(self.prog):
@@ -322,7 +363,8 @@ class Memory:
                 break
             if sheaf:
                 found.update(int(sheaf.objects[n]) for n in range(int(sheaf.size)))
-        return frozenset(found)
+        self._waiting[cache] = frozenset(found)
+        return self._waiting[cache]
 
     def _why_unused(self, type_: drgn.Type, address: int, path: str) -> str:
         """Return why nobody follows what a field of a live object says, or nothing."""
@@ -445,13 +487,12 @@ class Memory:
             return Holder(name, detail, "on a stack, and no return address")
         return Holder(name, detail)
 
-    @functools.cache  # noqa: B019 - a memory is looked through once
     def _callers(self, pid: int) -> frozenset[int]:
         """Return the addresses to which the functions return that a task is in."""
-        found = set()
-        for frame in self.prog.stack_trace(pid):
-            try:
-                found.add(frame.pc)
-            except LookupError:
-                continue
-        return frozenset(found)
+        if pid not in self._returns:
+            found = set()
+            for frame in self.prog.stack_trace(pid):
+                with contextlib.suppress(LookupError):
+                    found.add(frame.pc)
+            self._returns[pid] = frozenset(found)
+        return self._returns[pid]

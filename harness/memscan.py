@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from harness import elf
 from harness.kernels import Kernel, require_vmlinux
 from harness.memlists import Reader, find_list
-from harness.memowners import MODULE_AREA, Holder, Memory
+from harness.memowners import MODULE_AREA, UNKNOWN, Holder, Memory
 from harness.memtypes import plain_symbol
 from harness.ram import open_ram
 from harness.symbolise import ModuleLife
@@ -168,8 +168,9 @@ def scan(
         memory = Memory(ram, kernel.release, vmlinux)
         found = ram.words_between(MODULE_AREA[0], gone.end + _SLACK)
         words = outside(found, memory.used_areas)
-        findings = judge(words, gone, memory)
-        remarks = reused(gone.ranges, memory.used_areas)
+        holders = [(memory.find_holder(at), value) for at, value in words]
+        findings = judge(holders, gone, memory)
+        remarks = reused(gone.ranges, memory.used_areas) + unknown(holders)
     if not settled:
         findings = tuple(
             replace(found, detail=f"{found.detail}\n{_UNSETTLED}") for found in findings
@@ -194,11 +195,14 @@ class View(Reader, Protocol):
     def find_references(self, addresses: frozenset[int]) -> Mapping[int, Holder]: ...
 
 
-def judge(words: Iterable[tuple[int, int]], gone: Gone, memory: View) -> tuple[Finding, ...]:
-    """Return a finding for each holder that counts and what it leads to."""
+def judge(holders: Iterable[tuple[Holder, int]], gone: Gone, memory: View) -> tuple[Finding, ...]:
+    """Return a finding for each holder that counts and what it leads to.
+
+    Args:
+        holders: whose memory each word is, and what it says.
+    """
     found = []
-    for at, value in words:
-        holder = memory.find_holder(at)
+    for holder, value in holders:
         target = None if holder.dead else gone.find(value) or gone.guess(value)
         if target is not None:
             found.append((holder, target, f"{holder.detail} = {value:#x}, {target.detail}"))
@@ -233,3 +237,11 @@ def reused(
         if begin < behind and first < end
     }
     return tuple(sorted(found))
+
+
+def unknown(holders: Iterable[tuple[Holder, int]]) -> tuple[str, ...]:
+    """Return that there are words of which nobody knows whose they are, if there are any."""
+    reasons = [holder.dead for holder, _ in holders if holder.dead.startswith(UNKNOWN)]
+    if not reasons:
+        return ()
+    return (f"whose {len(reasons)} words are {reasons[0]}: they were left out",)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness import elf, memscan
-from harness.memowners import Holder
+from harness.memowners import UNKNOWN, Holder
 from harness.memscan import Gone
 from harness.memtypes import Field
 from harness.symbolise import ModuleLife
@@ -52,14 +52,14 @@ def address(ko: Path, name: str) -> int:
 
 
 class Memory:
-    """Holders by where they are."""
+    """Some holders, and who leads to them."""
 
     def __init__(self, *holders: Holder, leading: Mapping[int, Holder] | None = None) -> None:
         self.holders = holders
         self.leading = leading or {}
 
     def find_holder(self, at: int) -> Holder:
-        return self.holders[at]
+        raise AssertionError(at)
 
     def find_references(self, addresses: frozenset[int]) -> Mapping[int, Holder]:
         return {at: self.leading[at] for at in addresses if at in self.leading}
@@ -78,14 +78,14 @@ CHAIN = Holder("netdev_chain.head", "netdev_chain+0x0 at 0xffffffff81000000")
 
 
 def titles(gone: Gone, memory: Memory, *values: int) -> list[str]:
-    found = memscan.judge(enumerate(values), gone, memory)
+    found = memscan.judge(zip(memory.holders, values, strict=True), gone, memory)
     assert {finding.kind for finding in found} <= {Kind.STALE}
     return [finding.title for finding in found]
 
 
 def test_pointer_is_named_by_both_its_ends(ko: Path) -> None:
     gone = Gone([life(ko)])
-    (finding,) = memscan.judge([(0, address(ko, "first") + 8)], gone, Memory(CHAIN))
+    (finding,) = memscan.judge([(CHAIN, address(ko, "first") + 8)], gone, Memory())
     assert finding.kind is Kind.STALE
     assert finding.title == "stale pointer: netdev_chain.head → first"
     assert "netdev_chain+0x0 at 0xffffffff81000000" in finding.detail
@@ -114,9 +114,9 @@ def test_what_nobody_follows_is_no_finding(ko: Path) -> None:
 
 def test_several_pointers_of_one_title_are_one_finding(ko: Path) -> None:
     count = 11
-    memory = Memory(*[replace(CHAIN, detail=f"element {n}") for n in range(count)])
-    values = [address(ko, "first")] * count
-    (finding,) = memscan.judge(enumerate(values), Gone([life(ko)]), memory)
+    first = address(ko, "first")
+    holders = [(replace(CHAIN, detail=f"element {n}"), first) for n in range(count)]
+    (finding,) = memscan.judge(holders, Gone([life(ko)]), Memory())
     lines = finding.detail.splitlines()
     assert len(lines) == 9
     assert lines[0].startswith("element 0 =")
@@ -143,7 +143,7 @@ def test_list_is_named_in_place_of_its_element(ko: Path) -> None:
         def find_pointers(self, address: int) -> Iterator[Holder]:
             return iter([CHAIN] if address == 16 else [])
 
-    (finding,) = memscan.judge([(0, address(ko, "first"))], Gone([life(ko)]), Chained(element))
+    (finding,) = memscan.judge([(element, address(ko, "first"))], Gone([life(ko)]), Chained())
     assert finding.title == "stale pointer: netdev_chain.head → first"
     assert finding.detail.endswith("; netdev_chain+0x0 at 0xffffffff81000000 leads there")
 
@@ -212,3 +212,11 @@ def test_who_is_where_a_module_was_is_said() -> None:
         "where mod was there is module other now: pointers to there were not looked at",
     )
     assert memscan.reused(ranges, areas[1:]) == ()
+
+
+def test_words_of_which_nobody_knows_whose_they_are_are_said() -> None:
+    lost = replace(CHAIN, dead=f"{UNKNOWN} (no page)")
+    assert memscan.unknown([(lost, 1), (CHAIN, 2), (lost, 3)]) == (
+        "whose 2 words are cannot be told (no page): they were left out",
+    )
+    assert memscan.unknown([(CHAIN, 1)]) == ()
