@@ -121,19 +121,23 @@ class Lab:
         return accel.probe(self.cache, kernel, image, find_qemu(), self.progress)
 
     @functools.cache  # noqa: B019
-    def base(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Base:
+    def base(
+        self, name: str, profile: str, lane: Lane, leaks: bool = False, scan: bool = False
+    ) -> Base:
         """Return what the guests of a lane are made of."""
         accelerator = Accelerator.TCG
         if lane is Lane.SMP and accel.may_work():
             accelerator = accel.best(self.probes(name, profile))
         kernel = self.kernel(name, profile)
         image = self.image_for(name, profile)
-        return Base(kernel, image, find_qemu(), lane, accelerator, leaks)
+        return Base(kernel, image, find_qemu(), lane, accelerator, leaks, scan)
 
     @functools.cache  # noqa: B019
-    def booted(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Template:
+    def booted(
+        self, name: str, profile: str, lane: Lane, leaks: bool = False, scan: bool = False
+    ) -> Template:
         """Return the template of a freshly booted kernel."""
-        base = self.base(name, profile, lane, leaks)
+        base = self.base(name, profile, lane, leaks, scan)
         return template.boot_template(self.cache, base, self.progress)
 
     @functools.cache  # noqa: B019
@@ -161,9 +165,9 @@ class Lab:
 
     # Few at a time: who remembers a template keeps it from making room for others.
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def prepared(self, subject: Subject, leaks: bool) -> Template:
+    def prepared(self, subject: Subject, leaks: bool, scan: bool = False) -> Template:
         """Return the template in which a subject's trials start."""
-        below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)
+        below = self.booted(subject.kernel, subject.profile, subject.lane, leaks, scan)
         return template.stack_template(self.cache, below, subject.archive, self.progress)
 
     def trial(
@@ -317,24 +321,24 @@ class Lab:
             plan=plan,
             schedule=compiled.schedule.name if compiled.schedule else "",
         )
+        scan = compiled.settle_us > 0
         return Trial(
             spec=spec,
-            template=self.prepared(subject, compiled.kmemleak),
+            template=self.prepared(subject, compiled.kmemleak, scan),
             program=compiled.serialise(),
             bound_s=(compiled.bound_us + compiled.settle_us) / 1e6,
             symbols={one.name: one.ko for one in subject.module.everything},
-            scan=compiled.settle_us > 0,
+            scan=scan,
         )
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
         spec = found.spec
         whole = program.Program.parse(found.program)
-        booted = self.booted(spec.kernel, spec.profile, spec.lane, whole.kmemleak)
+        scan = whole.settle_us > 0
+        booted = self.booted(spec.kernel, spec.profile, spec.lane, whole.kmemleak, scan)
         stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
-        trial = Trial(
-            spec, stacked, found.program, found.bound_s, found.symbols, scan=whole.settle_us > 0
-        )
+        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols, scan)
         now = bundle.made_of(trial)
         differences = tuple(
             f"{name}: was {then}, is {now.get(name, 'nothing')}"

@@ -83,7 +83,8 @@ NO_FIELD: Final = Field()
 def field_at(type_: drgn.Type, offset: int) -> Field:
     """Return the field at an offset of a type.
 
-    Of a union the first member that is long enough is named, so the same one each time.
+    Of a union the first member is named that has a pointer there, else the first that is
+    long enough; so it is the same one each time.
     """
     path, parent, parent_at, name = "", "", 0, ""
     base = 0
@@ -112,11 +113,29 @@ def field_at(type_: drgn.Type, offset: int) -> Field:
 
 
 def _member_at(type_: drgn.Type, offset: int) -> drgn.TypeMember | None:
-    for member in type_.members or ():
-        begin = member.bit_offset // 8
-        if member.bit_field_size is None and begin <= offset < begin + _size(member.type):
+    fitting = [
+        member
+        for member in type_.members or ()
+        if member.bit_field_size is None
+        and 0 <= offset - member.bit_offset // 8 < _size(member.type)
+    ]
+    for member in fitting if len(fitting) > 1 else ():
+        if _has_pointer(member.type, offset - member.bit_offset // 8):
             return member
-    return None
+    return fitting[0] if fitting else None
+
+
+def _has_pointer(type_: drgn.Type, offset: int) -> bool:
+    """Return whether a type has a pointer at an offset."""
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type
+    if type_.kind == TypeKind.ARRAY:
+        size = _size(type_.type)
+        return size > 0 and _has_pointer(type_.type, offset % size)
+    if type_.kind in _AGGREGATES:
+        member = _member_at(type_, offset)
+        return member is not None and _has_pointer(member.type, offset - member.bit_offset // 8)
+    return bool(type_.kind == TypeKind.POINTER)
 
 
 def _size(type_: drgn.Type) -> int:

@@ -40,9 +40,18 @@ def test_members_without_a_name_belong_to_what_holds_them(prog: Program) -> None
                    TypeMember(node(prog), "list", 0)]
     )  # fmt: skip
     outer = prog.struct_type("outer", 24, [TypeMember(inner, None, 64)])
-    assert field_at(outer, 8).path == ".number"
-    # The first that is long enough: an int is not.
+    # A pointer comes before a number, and before what is only long enough.
+    assert field_at(outer, 8).path == ".list.next"
     assert field_at(outer, 16) == Field(".list.prev", "list_head", 8, "prev")
+    number = prog.int_type("unsigned long", 8, False)
+    both = prog.union_type("u", 8, [TypeMember(number, "one", 0), TypeMember(number, "two", 0)])
+    assert field_at(both, 0).path == ".one"
+    pointers = prog.typedef_type("p_t", prog.array_type(word(prog), 2))
+    mixed = prog.union_type(
+        "u", 16, [TypeMember(number, "one", 0), TypeMember(pointers, "many", 0)]
+    )
+    assert field_at(mixed, 8).path == ".many[]"
+    assert field_at(mixed, 0).path == ".many[]"
 
 
 def test_typedef_and_hole_and_what_has_no_fields(prog: Program) -> None:

@@ -297,6 +297,7 @@ struct place {
 struct life {
 	uint32_t number;		/* nth load of its module, 0: none */
 	uint32_t nplaces;		/* none unless somebody looks at the memory */
+	bool told;
 	uint64_t base, size;
 	uint64_t loaded_us, unloaded_us;
 	struct place place[MAX_PLACES];
@@ -464,7 +465,7 @@ void barrier_leave(const struct program *prog, unsigned int actor);
 bool module_range(const char *name, uint64_t *base, uint64_t *size);
 void life_loaded(const struct program *prog, int module, uint64_t us);
 uint32_t life_open(int module);
-void life_unloaded(uint32_t slot, int module, uint64_t us);
+void life_unloaded(const struct program *prog, uint32_t slot, int module, uint64_t us);
 size_t stack_text(int pid, int tid, char *buf, size_t size);
 uint64_t task_switches(int pid, int tid);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);

@@ -85,6 +85,7 @@ void life_loaded(const struct program *prog, int module, uint64_t us)
 	life->loaded_us = us;
 	life->unloaded_us = 0;
 	life->nplaces = 0;
+	life->told = false;
 	module_range(prog->module[module], &life->base, &life->size);
 	if (prog->settle_us)
 		note_places(prog->module[module], life);
@@ -102,13 +103,17 @@ uint32_t life_open(int module)
 	return NO_LIFE;
 }
 
-void life_unloaded(uint32_t slot, int module, uint64_t us)
+void life_unloaded(const struct program *prog, uint32_t slot, int module, uint64_t us)
 {
 	if (module < 0)
 		return;
 	atomic_fetch_add(&shared->unloads[module], 1);
-	if (slot != NO_LIFE)
-		shared->life[module][slot].unloaded_us = us;
+	if (slot == NO_LIFE)
+		return;
+	shared->life[module][slot].unloaded_us = us;
+	/* The guest may die of what comes next, and its memory is looked at even so. */
+	if (prog->settle_us)
+		futex_wake_all(&shared->ended);
 }
 
 /* Kernel stack of one task as text; empty where it may not be read. */

@@ -44,8 +44,9 @@ static void pool_ctor(void *object)
 /* In the middle, where no allocator puts something of its own. */
 static void leave(void *memory, int *what)
 {
+	/* Nobody reads it again, and the compiler knows. */
 	if (memory)
-		((void **)memory)[40] = what;
+		WRITE_ONCE(((void **)memory)[40], what);
 }
 
 static noinline void leave_slab(void)
