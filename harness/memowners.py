@@ -36,6 +36,7 @@ from drgn.helpers.linux.mm import (
 from drgn.helpers.linux.module import for_each_module, module_address_regions
 from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.sched import idle_task
 from drgn.helpers.linux.slab import slab_object_info
 
 from harness import memtypes
@@ -64,6 +65,7 @@ _FREE_TYPES: Final = (0xFF000000, 0xF0000000)
 
 #: What drgn raises where a kernel's structures are not what they should be.
 _UNREADABLE: Final = (FaultError, LookupError, ValidationError, ValueError, AttributeError)
+_IDLE_STACK: Final = "the stack of an idle task, which calls no module"
 #: How a reason begins that is none: nobody knows whose memory it is.
 UNKNOWN: Final = "cannot be told"
 
@@ -113,6 +115,7 @@ class Memory:
         self._returns: dict[int, frozenset[int]] = {}
         self._image = (prog.symbol("_text").address, prog.symbol("_end").address)
         moved = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", notes)
+        self._levels = 5 if b"NUMBER(pgtable_l5_enabled)=1" in notes else 4
         self._image_shift = _IMAGE_MAP - (int(moved[1]) if moved else 0)
         self._direct = self._number("page_offset_base", _DIRECT_MAP)
         self._kasan = self._has_symbol("__asan_load8")
@@ -179,7 +182,7 @@ class Memory:
         return {
             frame: address
             for low, high in ranges
-            for frame, address in walk(self._ram, top, low, high)
+            for frame, address in walk(self._ram, top, low, high, levels=self._levels)
         }
 
     @functools.cached_property
@@ -265,6 +268,9 @@ class Memory:
         return self._in_pages(page, address)
 
     def _in_image(self, address: int) -> Holder:
+        begin = self.prog.symbol("init_stack").address
+        if begin <= address < begin + self._stack_size:
+            return Holder("idle stack", f"{address:#x}", _IDLE_STACK)
         try:
             symbol = self.prog.symbol(address)
         except LookupError:
@@ -449,13 +455,21 @@ class Memory:
         if at < 0 or address >= self._areas[at][1]:
             return self._in_page_struct(address)
         begin, _, who = self._areas[at]
-        detail = f"{who}'s area {begin:#x}+{address - begin:#x}"
         if begin in self._idle_stacks:
+            return Holder("idle stack", f"{address:#x}", _IDLE_STACK)
+        detail = f"{who}'s area {begin:#x}+{address - begin:#x}"
+        if begin in self._kept_stacks:
             return Holder(f"memory of {who}", detail, "a stack kept for the next task")
         return Holder(f"memory of {who}", detail)
 
     @functools.cached_property
     def _idle_stacks(self) -> frozenset[int]:
+        """Stacks of the processors' idle tasks, which no list of tasks has."""
+        cpus = for_each_online_cpu(self.prog)
+        return frozenset(int(idle_task(self.prog, cpu).stack) for cpu in cpus)
+
+    @functools.cached_property
+    def _kept_stacks(self) -> frozenset[int]:
         """Stacks of tasks that have ended, which the next tasks get (kernel/fork.c)."""
         found = set()
         for words in self.percpu.variable("cached_stacks"):

@@ -15,18 +15,19 @@ PAGE_SIZE: Final = 1 << PAGE_SHIFT
 # Intel SDM, volume 3, chapter 4.5.
 _PRESENT, _LARGE, _FRAME = 0x1, 0x80, 0x000FFFFFFFFFF000
 _LEVEL_BITS: Final = 9
-#: Address bits below an entry of the top one of four levels.
-_TOP_SHIFT: Final = 39
 _ENTRIES: Final = struct.Struct("<512Q")
 
 
-def walk(ram: Ram, top: int, low: int, high: int) -> Iterator[tuple[int, int]]:
+def walk(ram: Ram, top: int, low: int, high: int, *, levels: int = 4) -> Iterator[tuple[int, int]]:
     """Yield frame and address of each page that a range of the kernel's addresses has.
 
     Args:
-        top: physical address of the table of the highest level, one of four.
+        top: physical address of the table of the highest level.
     """
-    yield from _walk(ram, top, _TOP_SHIFT, 0, low, high)
+    shift = PAGE_SHIFT + _LEVEL_BITS * (levels - 1)
+    # All bits above the highest that is used are set in the upper half of addresses.
+    base = (1 << 64) - (1 << shift + _LEVEL_BITS)
+    yield from _walk(ram, top, shift, base, low, high)
 
 
 def _walk(
@@ -36,9 +37,6 @@ def _walk(
         if not entry & _PRESENT:
             continue
         address = base | index << shift
-        if shift == _TOP_SHIFT and index >= 256:
-            # The upper half of addresses has all bits above set.
-            address |= 0xFFFF000000000000
         if address >= high or address + (1 << shift) <= low:
             continue
         target = entry & _FRAME

@@ -16,13 +16,13 @@ def entry(memory: bytearray, table: int, index: int, value: int) -> None:
     struct.pack_into("<Q", memory, table + 8 * index, value)
 
 
-def pages(folder: Path, memory: bytearray, low: int, high: int) -> dict[int, int]:
+def pages(folder: Path, memory: bytearray, low: int, high: int, levels: int = 4) -> dict[int, int]:
     path = folder / "memory"
     with path.open("wb") as file:
         file.write(memory)
         file.truncate(64 << 20)
     with open_ram(path) as ram:
-        return dict(walk(ram, TOP, low, high))
+        return dict(walk(ram, TOP, low, high, levels=levels))
 
 
 def tables() -> bytearray:
@@ -56,3 +56,19 @@ def test_what_is_outside_of_the_range_or_of_memory_is_left_out(tmp_path: Path) -
     entry(memory, LAST, 9, 0x8000 | PRESENT)
     entry(memory, LAST, 10, 0xFEE00000 | PRESENT)
     assert pages(tmp_path, memory, BASE + 0x1000, BASE + SIZE) == {8: BASE + 0x9000}
+
+
+def test_fifth_level_is_above_the_others(tmp_path: Path) -> None:
+    """Where modules are: the last entry of each of the two top tables."""
+    memory = tables()
+    entry(memory, TOP, 402, 0)
+    entry(memory, TOP, 511, UPPER | PRESENT)
+    entry(memory, UPPER, 0, 0)
+    entry(memory, UPPER, 511, MIDDLE | PRESENT)
+    entry(memory, MIDDLE, 0, 0)
+    entry(memory, MIDDLE, 510, LAST | PRESENT)
+    entry(memory, LAST, 256, 0x400000 | LARGE | PRESENT)
+    found = pages(tmp_path, memory, 0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000, levels=5)
+    assert min(found.values()) == 0xFFFFFFFFA0000000
+    assert found[0x400] == 0xFFFFFFFFA0000000
+    assert len(found) == 512
