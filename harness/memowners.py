@@ -22,6 +22,7 @@ import numpy as np
 from drgn import FaultError, Object, TypeKind
 from drgn.helpers import ValidationError
 from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.kthread import kthread_data
 from drgn.helpers.linux.mm import (
     PageLRU,
     PageReserved,
@@ -59,6 +60,8 @@ _SHADOW_OFFSET: Final = 0xDFFFFC0000000000
 _POISON: Final = 0x80
 #: Users of an entry of sysfs that was removed (KN_DEACTIVATED_BIAS, fs/kernfs/kernfs-internal.h).
 _KN_DEACTIVATED: Final = -0x7FFFFFFF
+#: Threads that run the works of workqueues (include/linux/sched.h).
+_PF_WQ_WORKER: Final = 0x20
 #: What a page's type says of one without, and of a free block (before 6.11 bits were cleared
 #: in it, since then it is a number in the first byte; include/linux/page-flags.h).
 _FREE_TYPES: Final = (0xFF000000, 0xF0000000)
@@ -290,7 +293,8 @@ class Memory:
         else:
             field = memtypes.field_at(type_, offset)
         detail = f"{full}+{offset:#x} at {address:#x}"
-        return Holder(name + field.path, detail, memtypes.why_record(name), field, base)
+        dead = memtypes.why_record(name) or memtypes.why_record_field(name + field.path)
+        return Holder(name + field.path, detail, dead, field, base)
 
     def _variable_type(self, name: str, known: int) -> drgn.Type | None:
         if (name, known) not in self._variables:
@@ -345,6 +349,8 @@ class Memory:
         if not 0 <= offset < size:
             return Holder(cache, detail, "the allocator's own record of an object")
         type_ = memtypes.find_cache_type(self.prog, cache, size)
+        if type_ is None and info.address in self._workers:
+            type_ = self.prog.type("struct worker")
         if type_ is None:
             return Holder(f"an object of {cache}", detail, untyped=info.address)
         field = memtypes.field_at(type_, offset)
@@ -371,6 +377,12 @@ class Memory:
                 found.update(int(sheaf.objects[n]) for n in range(int(sheaf.size)))
         self._waiting[cache] = frozenset(found)
         return self._waiting[cache]
+
+    @functools.cached_property
+    def _workers(self) -> frozenset[int]:
+        """The workers of workqueues, which lie among objects of unknown types."""
+        tasks = (task for _, task in self._stacks if int(task.flags) & _PF_WQ_WORKER)
+        return frozenset(int(kthread_data(task)) for task in tasks)
 
     def _why_unused(self, type_: drgn.Type, address: int, path: str) -> str:
         """Return why nobody follows what a field of a live object says, or nothing."""

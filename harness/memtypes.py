@@ -31,6 +31,8 @@ _RECORD_FIELDS: Final = (
     (r"task_struct\.held_locks\b.*", "lockdep's record of locks that were held"),
     (r"task_struct\.(irqtrace|hardirq_\w+|softirq_\w+|preempt_disable_ip)\b.*", "lockdep's record"),
     (r"debug_obj\..*", "a record of debug objects"),
+    (r"worker\.last_func", "what a worker has run; compared, and never called"),
+    (r"hrtimer_bases\.(softirq_)?next_timer", "compared with timers, and never followed"),
     (r"kmemleak_(object|scan_area)\..*", "a record of kmemleak"),
 )
 

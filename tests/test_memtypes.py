@@ -88,7 +88,10 @@ def test_records_are_told_from_what_is_used() -> None:
     assert "lockdep" in memtypes.why_record_field("task_struct.held_locks[].acquire_ip")
     assert "lockdep" in memtypes.why_record_field("task_struct.softirq_disable_ip")
     assert "bounds" in memtypes.why_record_field("vmap_area.va_start")
+    assert "compared" in memtypes.why_record_field("worker.last_func")
+    assert "compared" in memtypes.why_record_field("hrtimer_bases.next_timer")
     for used in (
+        "worker.current_func",
         "task_struct.thread.sp",
         "vmap_area.vm",
         "kmem_cache.ctor",

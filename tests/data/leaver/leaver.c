@@ -16,6 +16,7 @@
 #include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 
 /* crypto/internal.h: a list of the kernel's own that modules may see. */
 extern struct list_head crypto_alg_list;
@@ -35,6 +36,13 @@ static int on_reboot(struct notifier_block *block, unsigned long action, void *d
 }
 
 static struct notifier_block kept_in_chain = { .notifier_call = on_reboot };
+
+/* A worker remembers what it has run last. */
+static void work_that_ran(struct work_struct *work)
+{
+}
+
+static DECLARE_WORK(done_work, work_that_ran);
 
 static void pool_ctor(void *object)
 {
@@ -110,6 +118,8 @@ static void __exit leaver_exit(void)
 	leave_pages();
 	leave_vmalloc();
 	leave_percpu();
+	schedule_work(&done_work);
+	flush_work(&done_work);
 	list_add_tail(&kept_in_list, &crypto_alg_list);
 }
 
