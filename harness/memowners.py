@@ -229,7 +229,7 @@ class Memory:
         found: dict[int, Holder] = {}
         for at, address in self._ram.words_equal(addresses):
             holder = self.find_holder(at)
-            if holder.dead or not holder.base or holder.field.parent == "page":
+            if holder.dead or not holder.base:
                 continue
             best = found.get(address)
             if best is None or holder.name < best.name:
@@ -496,7 +496,8 @@ class Memory:
             index, offset = divmod(address - self._number("vmemmap_base", _VMEMMAP), type_.size)
             page = pfn_to_page(self.prog, index)
             dead = "a free page's" if self._is_free(page) else ""
-            return Holder(f"page{memtypes.field_at(type_, offset).path}", f"{address:#x}", dead)
+            # Which of a page's fields it is depends on what the page is for.
+            return Holder("struct page", f"{address:#x}, page {index:#x}+{offset:#x}", dead)
         except FaultError:
             return Holder("kernel memory", f"{address:#x}")
 

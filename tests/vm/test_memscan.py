@@ -48,7 +48,7 @@ def test_pointers_count_in_what_is_kept_and_not_in_what_is_freed(harness_lab: La
         "kmem_cache.ctor of leaver_pool → pool_ctor",
         "pages of the page allocator → kept_large",
         "pages of the page allocator → kept_page",
-        "page.private → kept_private",
+        "struct page → kept_private",
         "memory of a module → kept_vmalloc",
         # Who asked for that memory, in the record of it.
         "*vmap_area.vm → leave_vmalloc",
