@@ -44,7 +44,7 @@ bool module_range(const char *name, uint64_t *base, uint64_t *size)
  */
 static void note_places(const char *name, struct life *life)
 {
-	char path[256], text[64];
+	char path[NAME_LEN + 300], text[64];
 	struct dirent *entry;
 	DIR *dir;
 
