@@ -88,6 +88,8 @@ def _parser() -> _Parser:
     call.add_argument("--seeds", default="0:8", help="N or A:B, B not included (default: 0:8)")
     call.add_argument("--schedule", metavar="pct[:DEPTH]",
                       help="priorities from the seed, in the det lane (default: none)")  # fmt: skip
+    call.add_argument("--scan-memory", action="store_true",
+                      help="look for pointers to where modules were")  # fmt: skip
     call.add_argument("--seconds", type=_positive_float, help="go on with further seeds so long")
     call.add_argument("--until-finding", action="store_true", help="stop at the first finding")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")

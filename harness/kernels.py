@@ -108,6 +108,21 @@ class Kernel:
         return self.path / "build"
 
 
+def require_vmlinux(kernel: Kernel) -> Path:
+    """Return the kernel with its debug information.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if kernel.vmlinux is None:
+        raise UsageError(
+            f"kernel {kernel.name}-{kernel.profile} has no debug information: whose memory is"
+            " whose cannot be told",
+            hint="look through memory with --profile kasan",
+        )
+    return kernel.vmlinux
+
+
 def find_kernel(cache: store.Store, recipe: Recipe) -> Kernel | None:
     """Return a kernel that is built already and up to date, or None; needs no network.
 

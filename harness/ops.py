@@ -44,6 +44,8 @@ MAX_RETRIES: Final = 1000
 MAX_FIFO: Final = 90
 #: Microseconds of guest time: one hour.
 MAX_BOUND_US: Final = 3_600_000_000
+#: Microseconds that a guest rests at its end: one minute.
+MAX_SETTLE_US: Final = 60_000_000
 #: Bytes of an actor's name, as the executor keeps it.
 MAX_NAME_BYTES: Final = 63
 _MAX_U64: Final = 2**64 - 1

@@ -30,7 +30,8 @@ takes it strictly; a person finds it in a bundle and can follow it::
 An ``op`` line is ``op PLACE EXPECT STOP_ON RETRIES NAME ARG...``, an ``actor``
 line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. A ``park`` line is ``park PLAN
 ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none; nor do
-they have what may stand in its place, a schedule (``harness/schedules.py``). Words
+they have what may stand in its place, a schedule (``harness/schedules.py``), or
+the line ``settle_us N`` before ``setup`` of those whose guest is looked through. Words
 are separated by one space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the
 empty word is ``%``; an empty list is ``-``.
 """
@@ -148,6 +149,9 @@ class Program:
     teardown: tuple[Node, ...] = ()
     park: Park | None = None
     schedule: Schedule | None = None
+    #: How long the guest rests at its end, microseconds, so that its memory can be
+    #: looked through (``harness/memscan.py``) when all is freed; 0 where nobody looks.
+    settle_us: int = 0
 
     def serialise(self) -> bytes:
         """The program text.
@@ -328,6 +332,8 @@ def _program_lines(program: Program) -> Iterator[str]:
     yield f"seed {ops.check_number(program.seed, 0, 2**64 - 1)}"
     yield f"bound_us {ops.check_number(program.bound_us, 1, ops.MAX_BOUND_US)}"
     yield f"kmemleak {int(program.kmemleak)}"
+    if program.settle_us:
+        yield f"settle_us {ops.check_number(program.settle_us, 1, ops.MAX_SETTLE_US)}"
     yield "setup"
     yield from _node_lines(program.setup)
     yield "end"
@@ -490,7 +496,13 @@ class _Reader:
         seed = ops.parse_number(self._keyed("seed"), 0, 2**64 - 1)
         bound_us = ops.parse_number(self._keyed("bound_us"), 1, ops.MAX_BOUND_US)
         kmemleak = ops.parse_number(self._keyed("kmemleak"), 0, 1)
-        if self._words() != ["setup"]:
+        settle_us = 0
+        if (words := self._words())[0] == "settle_us":
+            if len(words) != 2:
+                raise ValueError("line is not 'settle_us' and its value")
+            settle_us = ops.parse_number(words[1], 1, ops.MAX_SETTLE_US)
+            words = self._words()
+        if words != ["setup"]:
             raise ValueError("no setup")
         setup = self._body(0)
         actors = []
@@ -510,8 +522,9 @@ class _Reader:
         if self.number != len(self._lines):
             raise ValueError("text after the end of the program")
         return Program(
-            name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park, schedule
-        )
+            name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park, schedule,
+            settle_us,
+        )  # fmt: skip
 
     def _actor(self, words: list[str]) -> Actor:
         if len(words) != 7 or words[2] not in ("process", "thread"):

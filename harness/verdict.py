@@ -47,6 +47,7 @@ class Kind(enum.StrEnum):
     HANG = "hang"
     INSIDE = "inside"
     DIED = "died"
+    STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,18 @@ _SHORT_TRIAL_US = 20_000
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryScan:
+    """What looking through a guest's memory gave (``harness/memscan.py``)."""
+
+    findings: tuple[Finding, ...]
+    #: Words that point to where a module was, live or not.
+    words: int
+    took_s: float
+    #: What could not be looked at, and why.
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What a guest left behind."""
 
@@ -84,6 +97,8 @@ class Evidence:
     limit_s: float
     #: How long starting QEMU and restoring the guest took, seconds.
     restore_s: float = 0.0
+    #: None where nobody looked, or where no module had gone.
+    memory: MemoryScan | None = None
 
 
 def parse_report(report: bytes) -> tuple[Event, ...]:
@@ -159,6 +174,8 @@ def judge(
         findings += _taint(by_name.get("detectors", ()))
     if not findings:
         findings += _deaths(by_name.get("died", ()))
+    if evidence.memory is not None:
+        findings += evidence.memory.findings
     findings += _ending(evidence, by_name, findings)
     if not findings:
         # Lockdep reports once and then no more, whoever's the report was.

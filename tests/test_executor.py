@@ -110,6 +110,7 @@ def test_tables_match_those_of_the_harness(executor: Path) -> None:
         "ranks": str(ops.MAX_RANKS),
         "steps": str(ops.MAX_STEPS),
         "slice_us": str(ops.MIN_SLICE_US),
+        "settle_us": str(ops.MAX_SETTLE_US),
     }
 
 

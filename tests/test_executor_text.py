@@ -153,6 +153,7 @@ def programs(draw: st.DrawFn) -> Program:
         teardown=draw(_phases),
         park=park,
         schedule=schedule,
+        settle_us=draw(st.integers(0, ops.MAX_SETTLE_US)),
     )
 
 
@@ -265,6 +266,8 @@ def assert_refused(
         (b"seed 7", b"seed 18446744073709551616", 3, "is not a number"),
         (b"bound_us 1000", b"bound_us 0", 4, "0 is not in 1..3600000000"),
         (b"kmemleak 0", b"kmemleak 2", 5, "2 is not in 0..1"),
+        (b"setup\n", b"settle_us 0\nsetup\n", 6, "0 is not in 1..60000000"),
+        (b"setup\n", b"settle_us\nsetup\n", 6, "line is not 'settle_us' and its value"),
         (b"kmemleak 0", b"kmemleak  0", 5, "more than one space"),
         (b"setup\n", b"set-up\n", 6, "'set-up' where 'setup' should be"),
         (b"op setup[0] ok", b"op setup[0] EWHAT", 7, "no result is called 'EWHAT'"),

@@ -11,12 +11,12 @@ import harness
 PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
-    ("errors", "resources", "kloglines", "rustnames", "marktext"),
+    ("errors", "resources", "kloglines", "rustnames", "marktext", "memtypes", "mempercpu"),
     ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates",
-     "kbuildfiles", "dkms"),
-    ("matrixdoc", "schedules"),
-    ("matrixdiff", "junit"),
-    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml"),
+     "kbuildfiles", "dkms", "ram"),
+    ("matrixdoc", "schedules", "mempages"),
+    ("matrixdiff", "junit", "memowners"),
+    ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "memlists"),
     ("klogrules", "store", "elf", "scenario", "kernelfiles"),
     ("klogextent", "surfaces"),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace",
@@ -26,7 +26,7 @@ ROWS = (
     ("readymade", "image"),
     ("kernels",),
     ("buildhelp",),
-    ("intree", "modules", "keys", "template", "reach", "inventory"),
+    ("intree", "modules", "keys", "template", "reach", "inventory", "memscan"),
     ("accel", "guest", "trial", "matrixplan"),
     ("bundle", "report", "klogview", "matrixrun", "matrixtimes"),
     ("findingview",),

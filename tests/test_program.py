@@ -158,6 +158,8 @@ def test_deepest_program_that_fits_is_written() -> None:
         ("seed 1", "seed 01", "line 3: '01' is not a whole number"),
         ("setup", "set", "line 6: no setup"),
         ("teardown", "tear", "line 11: no teardown"),
+        ("setup", "settle_us\nsetup", "line 6: line is not 'settle_us' and its value"),
+        ("setup", "settle_us 0\nsetup", "line 6: 0 is not"),
         ("actor a process", "actor a fiber", "line 8: bad actor line"),
         ("op p ok - 0 yield", "op p ok - 0 yield 1", "line 9: yield has too many words"),
         ("op p ok - 0 yield", "op p ok - 0 stat", "line 9: stat has too few words"),

@@ -34,10 +34,13 @@
 #define MAX_RANKS	(MAX_ACTORS + 8)	/* roles that a schedule ranks */
 #define MAX_STEPS	32	/* demotions and starvations of a schedule */
 #define MIN_SLICE_US	200
+#define MAX_SETTLE_US	60000000
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
 #define MAX_LIVES	8	/* loads remembered of each module, the newest */
+#define MAX_PLACES	48	/* sections of a module whose addresses are told */
+#define SECTION_LEN	40
 #define REPORT_BYTES	(256 * 1024)
 #define STACK_TEXT	2048
 #define NAME_LEN	64
@@ -198,6 +201,7 @@ struct program {
 	struct schedule *schedule;	/* NULL without one */
 	uint64_t seed;
 	uint64_t bound_us;
+	uint64_t settle_us;	/* rest before the end; 0: nobody looks at the memory */
 	bool kmemleak;
 	unsigned int nactors;
 	struct actor actor[ALL_ACTORS];
@@ -285,10 +289,18 @@ struct inside {
 	char stack[STACK_TEXT];
 };
 
+struct place {
+	char section[SECTION_LEN];
+	uint64_t address;
+};
+
 struct life {
 	uint32_t number;		/* nth load of its module, 0: none */
+	uint32_t nplaces;		/* none unless somebody looks at the memory */
+	bool told;
 	uint64_t base, size;
 	uint64_t loaded_us, unloaded_us;
+	struct place place[MAX_PLACES];
 };
 
 /* What became of a plan. Texts are complete when the flag before them is set. */
@@ -463,7 +475,7 @@ void barrier_leave(const struct program *prog, unsigned int actor);
 bool module_range(const char *name, uint64_t *base, uint64_t *size);
 void life_loaded(const struct program *prog, int module, uint64_t us);
 uint32_t life_open(int module);
-void life_unloaded(uint32_t slot, int module, uint64_t us);
+void life_unloaded(const struct program *prog, uint32_t slot, int module, uint64_t us);
 size_t stack_text(int pid, int tid, char *buf, size_t size);
 uint64_t task_switches(int pid, int tid);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);

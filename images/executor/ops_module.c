@@ -53,7 +53,7 @@ int op_delete_module(struct ctx *c, const struct node *n)
 			atomic_store(&shared->park.disturbed, disturbed);
 		return err;
 	}
-	life_unloaded(life, module, now_us());
+	life_unloaded(c->prog, life, module, now_us());
 	if (known && size)
 		find_inside(c, name, base, size);
 	return 0;

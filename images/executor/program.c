@@ -494,6 +494,21 @@ static bool parse_header(struct parser *p)
 	return true;
 }
 
+/* `settle_us N`, in few programs; the next line is read when it was there. */
+static bool parse_settle(struct parser *p)
+{
+	int64_t number;
+
+	if (strcmp(p->word[0], "settle_us"))
+		return true;
+	if (p->nwords != 2)
+		return parse_fail(p, "line is not 'settle_us' and its value");
+	if (!get_int(p, p->word[1], 1, MAX_SETTLE_US, &number))
+		return false;
+	p->prog->settle_us = number;
+	return parse_line(p);
+}
+
 static bool parse_phase(struct parser *p, unsigned int index, const char *name)
 {
 	struct actor *actor = &p->prog->actor[index];
@@ -508,7 +523,8 @@ static bool parse_phase(struct parser *p, unsigned int index, const char *name)
 
 static bool parse_all(struct parser *p)
 {
-	if (!parse_header(p) || !parse_line(p) || !parse_phase(p, ACTOR_SETUP, "setup"))
+	if (!parse_header(p) || !parse_line(p) || !parse_settle(p) ||
+	    !parse_phase(p, ACTOR_SETUP, "setup"))
 		return false;
 	while (parse_line(p) && !strcmp(p->word[0], "actor")) {
 		if (!parse_actor(p))

@@ -468,6 +468,9 @@ bool run_program(const struct program *prog)
 			ok &= run_bounded("kmemleak", kmemleak_report, LEAKS_US);
 	}
 	detectors_report();
+	/* RCU, work items and per-CPU lists free what they were given a while ago. */
+	if (prog->settle_us)
+		sleep_us(prog->settle_us);
 	ev_begin("end");
 	ev_u64("us", now_us());
 	ev_bool("ok", ok && !nhangs);

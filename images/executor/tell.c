@@ -243,6 +243,44 @@ static void tell_surfaces(void)
 	}
 }
 
+static void tell_life(const char *module, struct life *life)
+{
+	if (life->told)
+		return;
+	life->told = true;
+	ev_begin("life");
+	ev_str("module", module);
+	ev_u64("number", life->number);
+	ev_addr("base", life->base);
+	ev_u64("size", life->size);
+	ev_u64("loaded_us", life->loaded_us);
+	if (life->unloaded_us)
+		ev_u64("unloaded_us", life->unloaded_us);
+	if (life->nplaces) {
+		ev_object("sections");
+		for (uint32_t i = 0; i < life->nplaces; i++)
+			ev_addr(life->place[i].section, life->place[i].address);
+		ev_object_end();
+	}
+	ev_end();
+}
+
+/*
+ * Lives that are over, for those that a panic will take with it; the first few,
+ * so that the report has room for the rest.
+ */
+static void tell_lives(const struct program *prog)
+{
+	for (unsigned int i = 0; prog->settle_us && i < prog->nmodules; i++) {
+		for (unsigned int n = 0; n < MAX_LIVES; n++) {
+			struct life *life = &shared->life[i][n];
+
+			if (life->number && life->number <= MAX_LIVES && life->unloaded_us)
+				tell_life(prog->module[i], life);
+		}
+	}
+}
+
 /* Told as it happens: a panic may end the report at any moment. */
 void tell_news(const struct program *prog)
 {
@@ -252,6 +290,7 @@ void tell_news(const struct program *prog)
 		tell_data(prog, i);
 		tell_unexpected(prog, i);
 	}
+	tell_lives(prog);
 	tell_inside(prog);
 	tell_surfaces();
 	tell_plan(prog);
@@ -343,19 +382,6 @@ void tell_sums(const struct program *prog)
 		}
 		tell_counts(prog, i);
 	}
-}
-
-static void tell_life(const char *module, const struct life *life)
-{
-	ev_begin("life");
-	ev_str("module", module);
-	ev_u64("number", life->number);
-	ev_addr("base", life->base);
-	ev_u64("size", life->size);
-	ev_u64("loaded_us", life->loaded_us);
-	if (life->unloaded_us)
-		ev_u64("unloaded_us", life->unloaded_us);
-	ev_end();
 }
 
 void tell_modules(const struct program *prog)
