@@ -4,7 +4,7 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, tasks, park, schedule,
+ * fail, ops_*, modlife, optable, actor, audit, detectors, tell, tasks, park, schedule,
  * run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
@@ -34,6 +34,8 @@
 #define MAX_RANKS	(MAX_ACTORS + 8)	/* roles that a schedule ranks */
 #define MAX_STEPS	32	/* demotions and starvations of a schedule */
 #define MIN_SLICE_US	200
+#define MAX_FAILS	512	/* ops of a program whose Nth allocation fails */
+#define MAX_FAIL_NTH	1000000000
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
@@ -147,6 +149,7 @@ struct node {
 	struct result_set expect;
 	struct result_set stop;
 	uint32_t retries;
+	uint32_t fail;		/* its so many-th allocation fails; 0: none */
 	char *place;		/* path in the scenario */
 	char *text;		/* op and arguments as they were written */
 };
@@ -203,6 +206,7 @@ struct program {
 	struct actor actor[ALL_ACTORS];
 	struct node *node;	/* MAX_NODES */
 	uint32_t nnodes;
+	unsigned int nfails;	/* ops in which an allocation fails */
 	unsigned int nmodules;
 	char module[MAX_MODULES][NAME_LEN];
 };
@@ -336,6 +340,17 @@ struct schedule_state {
 	uint32_t tasks;			/* whose priority was set */
 };
 
+/* What became of an op in which an allocation was to fail; see fail.c. */
+struct fail_done {
+	_Atomic uint32_t ready;
+	unsigned int actor;
+	uint32_t node;
+	uint32_t left;		/* what fail-nth has come down to; 0: one has failed */
+	int err;		/* nothing was made to fail, for this reason */
+	int res;
+	uint64_t start_us, end_us;
+};
+
 struct shared {
 	struct report_state report;
 	struct park_state park;
@@ -349,6 +364,8 @@ struct shared {
 	struct life life[MAX_MODULES][MAX_LIVES];
 	_Atomic uint32_t ninside;
 	struct inside inside[MAX_INSIDE];
+	_Atomic uint32_t nfails;
+	struct fail_done fail[MAX_FAILS];
 	struct node_state node[MAX_NODES];
 };
 
@@ -367,6 +384,14 @@ struct ctx {
 	size_t map_len[MAX_MAPS];
 	uint64_t map_offset[MAX_MAPS];
 	unsigned char *buf, *want;	/* MAX_IO each */
+	struct fail_task {
+		uint32_t nth;		/* of the op under way; 0: none, or over */
+		bool armed;
+		int fd;			/* of its own fail-nth, or -1 */
+		uint32_t left;
+		int err;
+		uint64_t start_us, end_us;
+	} fail;
 };
 
 /* optable.c: what ops there are and what words they take. */
@@ -393,6 +418,15 @@ struct op_type {
 const struct op_type *op_by_name(const char *name);
 const struct op_type *op_by_index(unsigned int i);
 void tables_print(void);
+
+/* fail.c: make an allocation fail */
+void fail_prepare(void);
+void fail_finish(void);
+void fail_open(struct ctx *c);
+void fail_close(struct ctx *c);
+void fail_arm(struct ctx *c);
+void fail_disarm(struct ctx *c);
+void fail_note(struct ctx *c, uint32_t node, int res);
 
 /* ops_file.c, ops_fs.c, ops_socket.c, ops_task.c, ops_module.c */
 int op_open(struct ctx *c, const struct node *n);
@@ -519,6 +553,7 @@ void schedule_begin(void);
 void schedule_end(void);
 
 /* run.c */
+void tell_trouble(const char *what, int err);
 void shared_alloc(void);
 bool run_program(const struct program *prog);
 
