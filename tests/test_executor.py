@@ -397,6 +397,7 @@ def test_op_in_which_an_allocation_fails_is_told(run: Run) -> None:
     ]  # fmt: skip
     assert not any(event["fired"] for event in told[::2])
     assert told[2]["left"] == 7
+    assert not any(event["told"] for event in told)
     # A kernel that cannot do it gives no evidence.
     if not os.path.exists("/proc/thread-self/fail-nth"):
         assert [event["errno"] for event in of(events, "trouble")] == ["ENOENT", "ENOENT"]

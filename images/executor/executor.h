@@ -346,6 +346,7 @@ struct fail_done {
 	unsigned int actor;
 	uint32_t node;
 	uint32_t left;		/* what fail-nth has come down to; 0: one has failed */
+	bool told;		/* the kernel has printed where */
 	int err;		/* nothing was made to fail, for this reason */
 	int res;
 	uint64_t start_us, end_us;
@@ -386,8 +387,9 @@ struct ctx {
 	unsigned char *buf, *want;	/* MAX_IO each */
 	struct fail_task {
 		uint32_t nth;		/* of the op under way; 0: none, or over */
-		bool armed;
+		bool armed, told;
 		int fd;			/* of its own fail-nth, or -1 */
+		int log;		/* the kernel's messages, or -1 */
 		uint32_t left;
 		int err;
 		uint64_t start_us, end_us;

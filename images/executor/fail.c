@@ -21,6 +21,8 @@
 #define DEBUG		"/sys/kernel/debug/"
 #define FUNCTIONS	DEBUG "fail_function/"
 #define NTH		"/proc/thread-self/fail-nth"
+#define LOG		"/dev/kmsg"
+#define NOTICE		"FAULT_INJECTION: forcing a failure"
 
 /* By default only few allocations count: those that cannot wait, for one. */
 static const struct { const char *path, *value; } settings[] = {
@@ -100,10 +102,12 @@ void fail_finish(void)
 /* What the actor is going to touch must be there before: its faults would count. */
 void fail_open(struct ctx *c)
 {
-	c->fail.fd = -1;
+	c->fail.fd = c->fail.log = -1;
 	if (!c->prog->nfails)
 		return;
 	c->fail.fd = open(NTH, O_RDWR | O_CLOEXEC);
+	if (channel_in_guest())
+		c->fail.log = open(LOG, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	memset(c->buf, 0xff, 2 * MAX_IO);
 }
 
@@ -111,6 +115,26 @@ void fail_close(struct ctx *c)
 {
 	if (c->fail.fd >= 0)
 		close(c->fail.fd);
+	if (c->fail.log >= 0)
+		close(c->fail.log);
+}
+
+/* Whether the kernel has said since fail_arm() that it made something fail. */
+static bool has_told(const struct ctx *c)
+{
+	bool told = false;
+	char record[2048];
+	ssize_t len;
+
+	if (c->fail.log < 0)
+		return false;
+	/* EPIPE: some were overwritten before they were read. */
+	while ((len = read(c->fail.log, record, sizeof(record) - 1)) > 0 ||
+	       (len < 0 && errno == EPIPE)) {
+		record[len > 0 ? len : 0] = '\0';
+		told |= strstr(record, NOTICE) != NULL;
+	}
+	return told;
 }
 
 static int set_nth(const struct ctx *c, uint32_t nth)
@@ -140,6 +164,8 @@ void fail_arm(struct ctx *c)
 	if (!fail->nth || fail->armed || fail->start_us)
 		return;
 	fail->left = fail->nth;
+	if (fail->log >= 0)
+		lseek(fail->log, 0, SEEK_END);
 	fail->start_us = now_us();
 	fail->err = set_nth(c, fail->nth);
 	fail->armed = !fail->err;
@@ -157,6 +183,7 @@ void fail_disarm(struct ctx *c)
 	set_nth(c, 0);
 	fail->armed = false;
 	fail->end_us = now_us();
+	fail->told = has_told(c);
 	errno = err;
 }
 
@@ -172,11 +199,12 @@ void fail_note(struct ctx *c, uint32_t node, int res)
 		done->actor = c->index;
 		done->node = node;
 		done->left = fail->start_us ? fail->left : fail->nth;
+		done->told = fail->told;
 		done->err = fail->err;
 		done->res = res;
 		done->start_us = fail->start_us;
 		done->end_us = fail->end_us;
 		atomic_store(&done->ready, 1);
 	}
-	*fail = (struct fail_task){ .fd = fail->fd };
+	*fail = (struct fail_task){ .fd = fail->fd, .log = fail->log };
 }

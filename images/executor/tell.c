@@ -195,6 +195,7 @@ static void tell_fails(const struct program *prog)
 		ev_u64("nth", n->fail);
 		ev_bool("fired", !done->err && !done->left);
 		ev_u64("left", done->left);
+		ev_bool("told", done->told);
 		ev_str("errno", result_name(done->res) ?: "?");
 		ev_u64("us", done->start_us);
 		ev_u64("end_us", done->end_us);
