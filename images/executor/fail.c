@@ -123,7 +123,7 @@ void fail_close(struct ctx *c)
 static bool has_told(const struct ctx *c)
 {
 	bool told = false;
-	char record[2048];
+	char record[8192];	/* as long as the kernel makes them */
 	ssize_t len;
 
 	if (c->fail.log < 0)
