@@ -17,6 +17,7 @@ from harness import (
     __version__,
     checkcommand,
     commands,
+    failcommand,
     kernelscommand,
     matrixcommand,
     ownarguments,
@@ -25,6 +26,7 @@ from harness import (
 )
 from harness.battery import SEEDS
 from harness.errors import ExitStatus, HarnessError, UsageError
+from harness.failsweep import BATCH
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
 from harness.plan import Action
@@ -125,6 +127,23 @@ def _parser() -> _Parser:
     call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")
     call.add_argument("--cycles", type=_positive_int, default=1, metavar="N",
                       help="how often scenarios go round (default: 1)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
+
+    call = _call(calls, "failsweep", failcommand.sweep,
+                 "make each allocation of a module's steps fail")  # fmt: skip
+    call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--scenario", action="append", metavar="NAME",
+                      help="with one actor; may be repeated (default: its own)")  # fmt: skip
+    call.add_argument("--op", action="append", metavar="OP",
+                      help="only steps of this operation; may be repeated")  # fmt: skip
+    call.add_argument("--batch", type=_positive_int, default=BATCH, metavar="N",
+                      help=f"failures of one trial (default: {BATCH})")  # fmt: skip
+    call.add_argument("--skip-loader", action="store_true",
+                      help="not what the kernel does of a load before init")  # fmt: skip
+    call.add_argument("--seconds", type=_positive_float, help="start no trial after so long")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_kernel(call)
     _add_running(call)

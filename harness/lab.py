@@ -259,6 +259,26 @@ class Lab:
             subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
         )
 
+    def compiled(
+        self, subject: Subject, workload: Scenario, seed: int, cycles: int
+    ) -> program.Program:
+        """Return a scenario's program for a subject, without what its modules need."""
+        bindings = {**_bindings(subject), "cycles": str(cycles)}
+        return scenario_compile.compile_program(
+            workload, seed=seed, bindings=bindings, lane=subject.lane.value, kmemleak=False
+        )
+
+    def program_trial(
+        self, subject: Subject, workload: Scenario, compiled: program.Program, plan: str
+    ) -> Trial:
+        """Return the trial of a program that was made from :meth:`compiled`.
+
+        Args:
+            plan: what it does that the scenario does not, for people.
+        """
+        compiled = program.load_first(compiled, _needs(subject.module))
+        return self._trial(subject, workload, compiled, plan=plan)
+
     def minimised(self, trial: Trial, title: str) -> tuple[Trial, TrialResult | None]:
         """Return a trial whose schedule has only the steps that a finding needs, and its result.
 

@@ -36,6 +36,10 @@ MAX_RANKS: Final = 72
 #: Demotions and starvations of a schedule.
 MAX_STEPS: Final = 32
 MIN_SLICE_US: Final = 200
+#: Ops of a program in which an allocation fails.
+MAX_FAILS: Final = 512
+#: Which allocation of an op that may be, at most.
+MAX_FAIL_NTH: Final = 1_000_000_000
 #: Turns of a loop, and every plain number.
 MAX_NUMBER: Final = 1_000_000_000
 MAX_WEIGHT: Final = 1_000_000

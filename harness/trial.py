@@ -37,7 +37,8 @@ class TrialSpec:
     lane: Lane
     scenario: str
     seed: int
-    #: Which task was stopped where, and what was done then; nothing in most trials.
+    #: What was done that the scenario does not do: which task was stopped where, or
+    #: what was made to fail; nothing in most trials.
     plan: str = ""
     #: By which method its tasks are scheduled; nothing for the kernel's own way.
     schedule: str = ""

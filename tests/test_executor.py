@@ -111,6 +111,7 @@ def test_tables_match_those_of_the_harness(executor: Path) -> None:
         "steps": str(ops.MAX_STEPS),
         "slice_us": str(ops.MIN_SLICE_US),
         "settle_us": str(ops.MAX_SETTLE_US),
+        "fails": str(ops.MAX_FAILS),
     }
 
 
@@ -381,6 +382,40 @@ def test_retries_wait_for_an_allowed_answer(run: Run, tmp_path: Path) -> None:
     events = run(one(op("stat", "/no such", retries=2)))
     assert counts(events)["a", "stat"] == {"ENOENT": 1}
     assert of(events, "unexpected")
+
+
+def test_op_in_which_an_allocation_fails_is_told(run: Run) -> None:
+    body = [
+        op("stat", "/no such", place="p[0]", expect=("ENOENT",), fail=1_000_000),
+        op("stat", "/", place="p[1]"),
+        op("stat", "/", place="p[2]", fail=5),
+        # It does not come to its system call.
+        op("finit_module", "/no such", place="p[3]", expect=ANY, fail=7),
+    ]
+    events = run(one(*body))
+    told = of(events, "fail")
+    assert [(event["where"], event["nth"], event["errno"]) for event in told] == [
+        ("p[0]", 1_000_000, "ENOENT"), ("p[2]", 5, "ok"), ("p[3]", 7, "ENOENT"),
+    ]  # fmt: skip
+    assert not any(event["fired"] for event in told[::2])
+    assert told[2]["left"] == 7
+    assert not any(event["told"] for event in told)
+    # A kernel that cannot do it gives no evidence.
+    if not os.path.exists("/proc/thread-self/fail-nth"):
+        assert [event["errno"] for event in of(events, "trouble")] == ["ENOENT", "ENOENT"]
+        assert not told[1]["fired"]
+
+
+def test_more_failures_than_are_told_leave_no_evidence(run: Run) -> None:
+    events = run(one(Loop(600, (op("yield", fail=1),))))
+    assert len(of(events, "fail")) == 512
+    assert "failures not told" in [event["what"] for event in of(events, "trouble")]
+
+
+def test_program_without_failures_says_nothing_of_them(run: Run) -> None:
+    events = run(one(op("yield")))
+    assert not of(events, "fail")
+    assert not of(events, "trouble")
 
 
 def test_data_that_differs_is_told_where_and_how(run: Run, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, survey, audit, detectors, tell, tasks, park,
+ * fail, ops_*, modlife, optable, actor, survey, audit, detectors, tell, tasks, park,
  * schedule, run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
@@ -35,6 +35,8 @@
 #define MAX_STEPS	32	/* demotions and starvations of a schedule */
 #define MIN_SLICE_US	200
 #define MAX_SETTLE_US	60000000
+#define MAX_FAILS	512	/* ops of a program whose Nth allocation fails */
+#define MAX_FAIL_NTH	1000000000
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
@@ -150,6 +152,7 @@ struct node {
 	struct result_set expect;
 	struct result_set stop;
 	uint32_t retries;
+	uint32_t fail;		/* its so many-th allocation fails; 0: none */
 	char *place;		/* path in the scenario */
 	char *text;		/* op and arguments as they were written */
 };
@@ -207,6 +210,7 @@ struct program {
 	struct actor actor[ALL_ACTORS];
 	struct node *node;	/* MAX_NODES */
 	uint32_t nnodes;
+	unsigned int nfails;	/* ops in which an allocation fails */
 	unsigned int nmodules;
 	char module[MAX_MODULES][NAME_LEN];
 };
@@ -357,6 +361,18 @@ struct survey_state {
 	char text[SURVEY_BYTES];
 };
 
+/* What became of an op in which an allocation was to fail; see fail.c. */
+struct fail_done {
+	_Atomic uint32_t ready;
+	unsigned int actor;
+	uint32_t node;
+	uint32_t left;		/* what fail-nth has come down to; 0: one has failed */
+	bool told;		/* the kernel has printed where */
+	int err;		/* nothing was made to fail, for this reason */
+	int res;
+	uint64_t start_us, end_us;
+};
+
 struct shared {
 	struct report_state report;
 	struct survey_state survey;
@@ -371,6 +387,8 @@ struct shared {
 	struct life life[MAX_MODULES][MAX_LIVES];
 	_Atomic uint32_t ninside;
 	struct inside inside[MAX_INSIDE];
+	_Atomic uint32_t nfails;
+	struct fail_done fail[MAX_FAILS];
 	struct node_state node[MAX_NODES];
 };
 
@@ -389,6 +407,15 @@ struct ctx {
 	size_t map_len[MAX_MAPS];
 	uint64_t map_offset[MAX_MAPS];
 	unsigned char *buf, *want;	/* MAX_IO each */
+	struct fail_task {
+		uint32_t nth;		/* of the op under way; 0: none, or over */
+		bool armed, told;
+		int fd;			/* of its own fail-nth, or -1 */
+		int log;		/* the kernel's messages, or -1 */
+		uint32_t left;
+		int err;
+		uint64_t start_us, end_us;
+	} fail;
 };
 
 /* optable.c: what ops there are and what words they take. */
@@ -415,6 +442,15 @@ struct op_type {
 const struct op_type *op_by_name(const char *name);
 const struct op_type *op_by_index(unsigned int i);
 void tables_print(void);
+
+/* fail.c: make an allocation fail */
+void fail_prepare(void);
+void fail_finish(void);
+void fail_open(struct ctx *c);
+void fail_close(struct ctx *c);
+void fail_arm(struct ctx *c);
+void fail_disarm(struct ctx *c);
+void fail_note(struct ctx *c, uint32_t node, int res);
 
 /* ops_file.c, ops_fs.c, ops_socket.c, ops_task.c, ops_module.c */
 int op_open(struct ctx *c, const struct node *n);
@@ -550,6 +586,7 @@ void schedule_begin(void);
 void schedule_end(void);
 
 /* run.c */
+void tell_trouble(const char *what, int err);
 void shared_alloc(void);
 bool run_program(const struct program *prog);
 

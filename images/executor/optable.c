@@ -191,10 +191,11 @@ void tables_print(void)
 		}
 	}
 	printf("limits program=%d actors=%d nodes=%d depth=%d rest=%d slots=%d maps=%d "
-	       "barriers=%d io=%d modules=%d ranks=%d steps=%d slice_us=%d settle_us=%d\n",
+	       "barriers=%d io=%d modules=%d ranks=%d steps=%d slice_us=%d settle_us=%d "
+	       "fails=%d\n",
 	       MAX_PROGRAM, MAX_ACTORS, MAX_NODES, MAX_DEPTH, MAX_REST, MAX_SLOTS, MAX_MAPS,
 	       MAX_BARRIERS, MAX_IO, MAX_MODULES, MAX_RANKS, MAX_STEPS, MIN_SLICE_US,
-	       MAX_SETTLE_US);
+	       MAX_SETTLE_US, MAX_FAILS);
 	for (int res = 0; res < RES_MAX; res++) {
 		if (result_name(res))
 			printf("result %s\n", result_name(res));

@@ -178,6 +178,26 @@ static bool parse_op(struct parser *p, struct actor *actor)
 	return note_module(p, n);
 }
 
+/* fail N, then the op whose Nth allocation fails */
+static bool parse_failing_op(struct parser *p, struct actor *actor)
+{
+	uint32_t index = p->prog->nnodes;
+	int64_t nth;
+
+	if (!need_words(p, 2) || !get_int(p, p->word[1], 1, MAX_FAIL_NTH, &nth))
+		return false;
+	if (p->prog->nfails++ == MAX_FAILS)
+		return parse_fail(p, "more than %d ops that fail", MAX_FAILS);
+	if (!parse_line(p))
+		return false;
+	if (strcmp(p->word[0], "op"))
+		return parse_fail(p, "'fail' before '%.40s'", p->word[0]);
+	if (!parse_op(p, actor))
+		return false;
+	p->prog->node[index].fail = nth;
+	return true;
+}
+
 static bool parse_block(struct parser *p, struct actor *actor, unsigned int depth);
 
 static bool parse_loop(struct parser *p, struct actor *actor, unsigned int depth)
@@ -238,6 +258,8 @@ static bool parse_block(struct parser *p, struct actor *actor, unsigned int dept
 			return need_words(p, 1);
 		if (!strcmp(p->word[0], "op"))
 			ok = parse_op(p, actor);
+		else if (!strcmp(p->word[0], "fail"))
+			ok = parse_failing_op(p, actor);
 		else if (!strcmp(p->word[0], "loop"))
 			ok = parse_loop(p, actor, depth);
 		else if (!strcmp(p->word[0], "choose"))

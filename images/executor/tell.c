@@ -177,6 +177,32 @@ static void tell_plan(const struct program *prog)
 	}
 }
 
+/* Told in the order in which they were noted. */
+static void tell_fails(const struct program *prog)
+{
+	static uint32_t told;
+
+	for (; told < MAX_FAILS && atomic_load(&shared->fail[told].ready); told++) {
+		const struct fail_done *done = &shared->fail[told];
+		const struct node *n = &prog->node[done->node];
+
+		if (done->err)
+			tell_trouble("fail-nth", done->err);
+		ev_begin("fail");
+		ev_str("actor", prog->actor[done->actor].name);
+		ev_str("where", n->place);
+		ev_str("op", n->type->name);
+		ev_u64("nth", n->fail);
+		ev_bool("fired", !done->err && !done->left);
+		ev_u64("left", done->left);
+		ev_bool("told", done->told);
+		ev_str("errno", result_name(done->res) ?: "?");
+		ev_u64("us", done->start_us);
+		ev_u64("end_us", done->end_us);
+		ev_end();
+	}
+}
+
 static void ev_role(const struct program *prog, int rank)
 {
 	if (rank >= 0)
@@ -295,6 +321,7 @@ void tell_news(const struct program *prog)
 	tell_surfaces();
 	tell_plan(prog);
 	tell_steps(prog);
+	tell_fails(prog);
 }
 
 void tell_died(const struct program *prog, unsigned int actor, uint32_t node)
