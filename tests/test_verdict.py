@@ -65,7 +65,7 @@ def test_report_of_the_kernels_own_is_no_finding() -> None:
     assert verdict.judge(ended, known=[(KNOWN[0][0], "another_module")])
 
 
-UNWINDER = b"""[   10.395206][   T54] ==================================================================
+UNWINDER = b"""[   10.395206][   T54] ===========================================
 [   10.395206][   T54] BUG: KASAN: stack-out-of-bounds in unwind_next_frame+0xea/0x94a
 [   10.395206][   T54] Read of size 8 at addr ffffc9000028fac0 by task remover/54
 [   10.395206][   T54] Call Trace:
