@@ -15,6 +15,7 @@ pytestmark = pytest.mark.vm
 #: Init takes two steps, and the second needs memory.
 SOURCE = """\
 // SPDX-License-Identifier: GPL-2.0-only
+#include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -95,8 +96,7 @@ def test_module_that_takes_its_steps_back_shows_nothing(harness_lab: Lab, tmp_pa
     # The device's own allocations fail inside of init as well.
     inside = [site for site in done.sites() if failstack.in_module(site.stack, ["halfway"])]
     assert len(inside) > 5
-    kinds = {site.kind for site in done.sites()}
-    assert {"failslab", "fail_page_alloc"} <= kinds
+    assert "failslab" in {site.kind for site in done.sites()}
 
 
 def test_step_that_is_not_taken_back_is_found_where_it_fails(
@@ -107,14 +107,15 @@ def test_step_that_is_not_taken_back_is_found_where_it_fails(
     assert site.verdict is Verdict.FINDING
     bad = [site.verdict for site in done.sites()].count(Verdict.FINDING)
     assert bad == 1
-    # The list of devices goes on into the module that is gone.
+    # The list of devices goes on into the module that is gone, and the audit reads the list.
     title = site.findings[0]
-    assert "misc_register" in title or "halfway" in title
+    assert title.endswith(" in misc_seq_show")
     kernel = harness_lab.kernel("6.1", "kasan")
     places = failtext.read_places(done, kernel)
     frame = failstack.in_module(site.stack, ["halfway"])
     assert frame is not None
-    assert "halfway.c:26" in places[frame][-1]
+    line = SOURCE.splitlines().index("\thalfway_buffer = kmalloc(64, GFP_KERNEL);") + 1
+    assert f"halfway.c:{line}" in places[frame][-1]
     found = done.found[title]
     assert found.failures is not None
     assert len(found.failures) == 1
