@@ -85,6 +85,11 @@ class Archive:
             ) from error
         return _package(name, shown)
 
+    def names(self, suffix: str, deadline: Deadline) -> tuple[str, ...]:
+        """Return the names of the packages that end with something."""
+        shown = self._apt("apt-cache", "pkgnames", deadline=deadline)
+        return tuple(sorted(name for name in shown.split() if name.endswith(suffix)))
+
     def depends(self, package: Package, deadline: Deadline) -> tuple[str, ...]:
         """Return the names of the packages that one depends on, the first of alternatives."""
         shown = self._apt(

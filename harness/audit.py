@@ -38,6 +38,9 @@ class Change:
     line: str
 
 
+#: Memory that code asked for which is gone.
+ORPHANS = "vmalloc"
+
 #: Kernel threads whose number follows the load.
 _BUSY_THREADS = r"(kworker|kswapd|kcompactd|ksoftirqd|migration|cpuhp|rcu|khugepaged)\b.*"
 
@@ -55,17 +58,25 @@ SECTIONS = (
     Section("sysfs", "tree", "/sys/bus", "sysfs entry"),
     Section("sysfs", "tree", "/sys/class", "sysfs entry"),
     Section("sysfs", "tree", "/sys/devices/virtual", "sysfs entry"),
+    Section("sysfs", "tree", "/sys/devices/platform", "sysfs entry"),
+    Section("sysfs", "names", "/sys/devices", "sysfs entry"),
     Section("sysfs", "tree", "/sys/fs", "sysfs entry"),
     Section("sysfs", "names", "/sys/module", "sysfs entry"),
     Section("sysfs", "names", "/sys/kernel", "sysfs entry"),
     Section("debugfs", "names", "/sys/kernel/debug", "debugfs entry"),
     Section("procfs", "names", "/proc", "proc entry", r"\d+"),
+    Section("procfs", "names", "/proc/net", "proc entry"),
     Section("procfs", "tree", "/proc/fs", "proc entry"),
     Section("procfs", "tree", "/proc/driver", "proc entry"),
     # One folder for each interface and protocol: interfaces are named above.
     Section("sysctl", "tree", "/proc/sys", "sysctl", skip=("/proc/sys/net/ipv4",)),
+    Section("configfs", "names", "/sys/kernel/config", "configfs entry"),
+    # A folder for each name that somebody has asked for interrupts under.
+    Section("interrupt", "tree", "/proc/irq", "interrupt handler"),
     Section("protocol", "first", "/proc/net/protocols", "network protocol"),
     Section("probe", "lines", "/sys/kernel/debug/kprobes/list", "kprobe"),
+    # Bare addresses, which verdict.py names by the function that they were in.
+    Section(ORPHANS, "orphans", "/proc/vmallocinfo", "vmalloc area of"),
     Section("ioport", "lines", "/proc/ioports", "I/O port range"),
     Section("iomem", "lines", "/proc/iomem", "I/O memory range"),
 )

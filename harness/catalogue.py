@@ -145,14 +145,17 @@ def trials(
     seeds: range,
     seconds: float | None,
     depth: int | None = None,
+    *,
+    scan: bool = False,
 ) -> Iterator[Trial]:
     """Yield one trial a seed, and further ones until a time is over; the scenarios take turns.
 
     Args:
         depth: of a schedule for each trial; none by default.
+        scan: look through the memory of each guest at its end.
     """
     for seed in _lasting(seeds, seconds):
-        yield made.trial(subject, plans[seed % len(plans)], seed, depth)
+        yield made.trial(subject, plans[seed % len(plans)], seed, depth, scan=scan)
 
 
 def _lasting(seeds: range, seconds: float | None) -> Iterator[int]:

@@ -15,13 +15,18 @@ from rich.console import Console
 
 from harness import (
     __version__,
+    checkcommand,
     commands,
+    failcommand,
     kernelscommand,
     matrixcommand,
+    ownarguments,
     reportcommand,
     sweepcommand,
 )
+from harness.battery import SEEDS
 from harness.errors import ExitStatus, HarnessError, UsageError
+from harness.failsweep import BATCH
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
 from harness.plan import Action
@@ -75,6 +80,8 @@ def _parser() -> _Parser:
     call = _call(calls, "doctor", commands.doctor, "say what works on this machine and what not")
     _add_kernel(call)
 
+    _add_check(calls)
+
     call = _call(calls, "run", commands.run, "run trials of one module")
     call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
     call.add_argument("--variant", default="good", help="which variant (default: good)")
@@ -83,6 +90,8 @@ def _parser() -> _Parser:
     call.add_argument("--seeds", default="0:8", help="N or A:B, B not included (default: 0:8)")
     call.add_argument("--schedule", metavar="pct[:DEPTH]",
                       help="priorities from the seed, in the det lane (default: none)")  # fmt: skip
+    call.add_argument("--scan-memory", action="store_true",
+                      help="look for pointers to where modules were")  # fmt: skip
     call.add_argument("--seconds", type=_positive_float, help="go on with further seeds so long")
     call.add_argument("--until-finding", action="store_true", help="stop at the first finding")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
@@ -118,6 +127,23 @@ def _parser() -> _Parser:
     call.add_argument("--seed", type=int, default=1, help="of the scenarios (default: 1)")
     call.add_argument("--cycles", type=_positive_int, default=1, metavar="N",
                       help="how often scenarios go round (default: 1)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_kernel(call)
+    _add_running(call)
+
+    call = _call(calls, "failsweep", failcommand.sweep,
+                 "make each allocation of a module's steps fail")  # fmt: skip
+    call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--scenario", action="append", metavar="NAME",
+                      help="with one actor; may be repeated (default: its own)")  # fmt: skip
+    call.add_argument("--op", action="append", metavar="OP",
+                      help="only steps of this operation; may be repeated")  # fmt: skip
+    call.add_argument("--batch", type=_positive_int, default=BATCH, metavar="N",
+                      help=f"failures of one trial (default: {BATCH})")  # fmt: skip
+    call.add_argument("--skip-loader", action="store_true",
+                      help="not what the kernel does of a load before init")  # fmt: skip
+    call.add_argument("--seconds", type=_positive_float, help="start no trial after so long")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_kernel(call)
     _add_running(call)
@@ -168,6 +194,30 @@ def _parser() -> _Parser:
     call.add_argument("--modules", type=Path, metavar="DIR",
                       help="its modules with debug information, or a bundle's folder")  # fmt: skip
     return parser
+
+
+def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
+    call = _call(calls, "check", checkcommand.check,
+                 "learn what a module exposes, and put it through every test")  # fmt: skip
+    ownarguments.add_arguments(call)
+    call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--lane", default="both", choices=["det", "smp", "both"],
+                      help="where users race with unload (default: both)")  # fmt: skip
+    call.add_argument("--seeds", type=_positive_int, default=SEEDS, metavar="N",
+                      help=f"of each race (default: {SEEDS})")  # fmt: skip
+    call.add_argument("--only", action="append", metavar="TEST",
+                      help="name or pattern; may be repeated (default: all)")  # fmt: skip
+    call.add_argument("--sweep", action="store_true",
+                      help="also unload under every instruction that users reach")  # fmt: skip
+    call.add_argument("--list", action="store_true", help="say which tests there are")
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_running(call)
+
+    call = _call(calls, "init", checkcommand.init,
+                 "load a module once and write a harness.yaml beside it")  # fmt: skip
+    ownarguments.add_arguments(call)
+    call.add_argument("--force", action="store_true", help="replace the file that is there")
+    _add_running(call)
 
 
 def _add_kernels(calls: argparse._SubParsersAction[_Parser]) -> None:

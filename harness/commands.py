@@ -102,7 +102,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, lane
         )
-        trials = catalogue.trials(made, subject, plans, wanted, arguments.seconds, depth)
+        trials = catalogue.trials(
+            made, subject, plans, wanted, arguments.seconds, depth, scan=arguments.scan_memory
+        )
         for trial, result in lab.run_trials(
             trials, arguments.workers, stop=lambda result: _enough(result, arguments)
         ):

@@ -18,7 +18,7 @@ from harness.errors import UsageError
 
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
 _SHT_SYMTAB = 2
-_STT_NOTYPE, _STT_FUNC = 0, 2
+_STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
 _ET_REL = 1
 _MACHINES = {3: "i386", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "riscv"}
 
@@ -92,19 +92,29 @@ def load(path: Path) -> Elf:
     return _load(path, state.st_mtime_ns, state.st_size)
 
 
+def load_all(path: Path) -> Elf:
+    """Like :func:`load`, with the variables beside the functions: for modules, which are small.
+
+    Raises:
+        UsageError: it cannot be read, or is no ELF file with a symbol table.
+    """
+    state = load(path).path.stat()
+    return _load(path, state.st_mtime_ns, state.st_size, variables=True)
+
+
 # A kernel's symbol table takes a third of a second to read, and each report needs it.
 @functools.lru_cache(maxsize=8)
-def _load(path: Path, mtime_ns: int, size: int) -> Elf:
+def _load(path: Path, mtime_ns: int, size: int, variables: bool = False) -> Elf:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(path, data)
+            return _parse(path, data, variables)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a complete ELF file: {error}") from error
 
 
-def _parse(path: Path, data: mmap.mmap) -> Elf:
+def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     if data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] not in (1, 2):
         raise UsageError(f"{path}: not an ELF file")
     wide = data[4] == 2
@@ -121,8 +131,14 @@ def _parse(path: Path, data: mmap.mmap) -> Elf:
     table = next((h for h in headers if h[1] == _SHT_SYMTAB), None)
     if table is None:
         raise UsageError(f"{path}: has no symbol table", hint="use the file that was not stripped")
-    code = frozenset(n for n, section in enumerate(sections) if section.executable)
-    symbols = _symbols(data, table, headers[table[6]][4], code, order + ("64" if wide else "32"))
+    wanted = frozenset(
+        n for n, section in enumerate(sections)
+        if section.executable or (variables and section.flags & SHF_ALLOC)
+    )  # fmt: skip
+    kinds = (_STT_NOTYPE, _STT_OBJECT, _STT_FUNC) if variables else (_STT_NOTYPE, _STT_FUNC)
+    strings_at = headers[table[6]][4]
+    form = order + ("64" if wide else "32")
+    symbols = _symbols(data, table, strings_at, wanted, kinds, form)
     by_section = _spans(symbols, sections, relocatable=kind == _ET_REL)
     by_name: dict[str, tuple[Symbol, ...]] = {}
     for members in by_section.values():
@@ -141,15 +157,16 @@ _SYMBOL = {"64": ("IBBHQQ", (0, 4, 1, 3)), "32": ("IIIBBH", (0, 1, 3, 5))}
 
 
 def _symbols(
-    data: mmap.mmap, table: tuple[int, ...], strings: int, code: frozenset[int], kind: str
-) -> list[tuple[str, int, int]]:
+    data: mmap.mmap, table: tuple[int, ...], strings: int, wanted: frozenset[int],
+    kinds: tuple[int, ...], kind: str,
+) -> list[tuple[str, int, int]]:  # fmt: skip
     """Name, value and section of each function; labels of assembly code are functions too."""
     form, (name_at, value_at, info_at, section_at) = _SYMBOL[kind[1:]]
     entry = struct.Struct(kind[0] + form)
     raw = data[table[4] : table[4] + table[5] // entry.size * entry.size]
     found = []
     for fields in entry.iter_unpack(raw):
-        if fields[section_at] in code and fields[info_at] & 0xF in (_STT_NOTYPE, _STT_FUNC):
+        if fields[section_at] in wanted and fields[info_at] & 0xF in kinds:
             name = _string(data, strings + fields[name_at])
             # The assembler's own labels are no functions, nor is what precedes one.
             if name and not name.startswith((".L", "__pfx_", "$")):

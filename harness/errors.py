@@ -14,6 +14,7 @@
         ├── KernelBuildError a kernel does not configure or compile
         ├── QemuError        QEMU did not start, died or answered an error
         └── GuestError       the guest lost its console, SSH or executor
+            └── NotLoadedError   nothing went wrong, and the module was never loaded
 
 What a guest's kernel does wrong is never an exception: it is a
 :class:`harness.trial.Finding` in a result. Every exception carries the fact,
@@ -106,3 +107,7 @@ class QemuError(InfrastructureError):
 
 class GuestError(InfrastructureError):
     """The guest's console, SSH server or executor was lost."""
+
+
+class NotLoadedError(GuestError):
+    """The module that a trial is about was never loaded, so the trial shows nothing."""

@@ -5,10 +5,15 @@
 is configured and booted. Both are found under ``images/`` and, before that, in
 the folder that ``KMOD_HARNESS_IMAGES`` names; a kernel may also be given as the
 path of its file. What a kernel and a profile mean together is a :class:`Recipe`.
+
+A profile's name may be followed by options: ``kasan+BLOCK=y+ZRAM=m`` is ``kasan``
+with these on top. Such a name says all that there is to say about it, so it needs
+no file, and a bundle with it replays elsewhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +27,11 @@ from harness import kconfig, scenario_yaml
 from harness.errors import UsageError
 from harness.resources import data_dir
 from harness.scenario_yaml import Document
+
+#: An option on top of a profile; the value of one without is y.
+_ADDED = re.compile(r"^(?:CONFIG_)?([A-Z0-9][A-Za-z0-9_]*)(?:=([ymn]|-?\d+|0x[0-9a-fA-F]+))?$")
+#: What a kernel's modules know it by.
+_RELEASE = "CONFIG_LOCALVERSION"
 
 DEFAULT_KERNEL = "6.1"
 DEFAULT_PROFILE = "kasan"
@@ -158,6 +168,8 @@ class Recipe:
     #: Its own reports, which say nothing about a module.
     known: tuple[KnownReport, ...] = ()
     compiler: str = "gcc"
+    #: Options on top of what the profile's file says; what becomes of them is the user's matter.
+    added: tuple[str, ...] = ()
     #: The kernel's file, for messages; paths in it are seen from its folder.
     file: Path = field(default=Path(), compare=False)
 
@@ -193,7 +205,16 @@ def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> R
     """
     path = _find("kernel", name)
     kernel = read_kernel(path)
-    settings = read_profile(_find("profile", profile))
+    base, added = split_profile(profile)
+    profile = add_options(base, added)
+    settings = read_profile(_find("profile", base))
+    if added and (not settings.fragments or not isinstance(kernel, DebianSource | Tarball)):
+        raise UsageError(
+            f"kernel {kernel.name} with profile {base}: taken as it is, nothing can be added to"
+            f" its configuration ({', '.join(added)})",
+            hint="options can be added where the kernel is compiled here, as with"
+            f" `--kernel {DEFAULT_KERNEL} --profile {DEFAULT_PROFILE}`",
+        )
     if not settings.fragments:
         return _as_it_is(kernel, settings, path)
     if isinstance(kernel, DebianBinary):
@@ -211,6 +232,12 @@ def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> R
     options = kconfig.merge(_fragment(fragment, profile) for fragment in settings.fragments)
     for option in kernel.lacks:
         options.pop(option, None)
+    options |= added
+    if added:
+        # Modules of one must not pass for modules of the other.
+        release = options.get(_RELEASE, '""').strip('"')
+        mark = hashlib.sha256(profile.encode()).hexdigest()[:6]
+        options[_RELEASE] = f'"{release}.{mark}"'
     return Recipe(
         name=kernel.name,
         profile=profile,
@@ -222,8 +249,47 @@ def load_recipe(name: str = DEFAULT_KERNEL, profile: str = DEFAULT_PROFILE) -> R
         modules=settings.modules if isinstance(kernel, Tree) else (),
         known=kernel.known,
         compiler=kernel.compiler,
+        added=tuple(sorted(added)),
         file=path,
     )
+
+
+def split_profile(profile: str) -> tuple[str, dict[str, str]]:
+    """Return the name of a profile's file, and what its name adds: option → value.
+
+    Raises:
+        UsageError: what follows the name is no option.
+    """
+    if "+" not in profile or profile in _files("profiles"):
+        return profile, {}
+    base, *words = profile.split("+")
+    return base, parse_options(words)
+
+
+def add_options(profile: str, options: Mapping[str, str]) -> str:
+    """Return the name of a profile with options on top: one name for one set of them."""
+    base, added = split_profile(profile)
+    added |= options
+    words = (f"{name.removeprefix('CONFIG_')}={added[name]}" for name in sorted(added))
+    return "+".join((base, *words))
+
+
+def parse_options(words: Iterable[str]) -> dict[str, str]:
+    """Return option → value of words such as ``BLOCK``, ``BLOCK=y`` or ``CONFIG_ZRAM=m``.
+
+    Raises:
+        UsageError: one is no option with a value.
+    """
+    options = {}
+    for word in words:
+        match = _ADDED.match(word)
+        if match is None:
+            raise UsageError(
+                f"configuration option {word!r}: not of the form NAME=VALUE",
+                hint="NAME as in Kconfig, VALUE y, m, n or a number, such as BLOCK=y or ZRAM=m",
+            )
+        options[f"CONFIG_{match[1]}"] = match[2] or "y"
+    return options
 
 
 def read_kernel(path: Path) -> KernelFile:

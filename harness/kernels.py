@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import kconfig, kernelfiles, proc, readymade, sources, store
+from harness import kconfig, kconfigtree, kernelfiles, proc, readymade, sources, store
 from harness.deadline import Deadline
-from harness.errors import CommandError, KernelBuildError
+from harness.errors import CommandError, KernelBuildError, UsageError
 from harness.kernelfiles import DEFAULT_KERNEL as DEFAULT_KERNEL
 from harness.kernelfiles import DEFAULT_PROFILE as DEFAULT_PROFILE
 from harness.kernelfiles import DebianImage, Recipe, Tree
@@ -106,6 +106,21 @@ class Kernel:
     def build(self) -> Path:
         """The build tree that modules compile against."""
         return self.path / "build"
+
+
+def require_vmlinux(kernel: Kernel) -> Path:
+    """Return the kernel with its debug information.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if kernel.vmlinux is None:
+        raise UsageError(
+            f"kernel {kernel.name}-{kernel.profile} has no debug information: whose memory is"
+            " whose cannot be told",
+            hint="look through memory with --profile kasan",
+        )
+    return kernel.vmlinux
 
 
 def find_kernel(cache: store.Store, recipe: Recipe) -> Kernel | None:
@@ -202,6 +217,55 @@ def build_kernel(
         _KIND, key, make, deadline=deadline, on_wait=lambda text: progress(text, None)
     )
     return load_kernel(cache, recipe, path)
+
+
+def configuration(
+    cache: store.Store, recipe: Recipe, progress: Progress = lambda what, done: None
+) -> dict[str, str]:
+    """Return option → value of a kernel, which need not be built for that.
+
+    Raises:
+        UsageError: Kconfig does not take an option that was added.
+        KernelBuildError: it does not configure.
+    """
+    found = find_kernel(cache, recipe)
+    if found is not None:
+        return kconfig.parse((found.build / ".config").read_text())
+    if not recipe.is_compiled:
+        found = build_kernel(cache, recipe, progress)
+        return kconfig.parse((found.build / ".config").read_text())
+    deadline = Deadline.after(BUILD_LIMIT_S)
+    compiler_version(recipe.compiler)
+    source, tree = sources.get_source(cache, recipe, progress, deadline)
+
+    def make(into: Path) -> None:
+        _configure(recipe, tree, into / "build", progress)
+        (into / "build/.config").rename(into / "config")
+        shutil.rmtree(into / "build")
+
+    path = cache.build("config", _source_key(recipe, source), make, deadline=deadline)
+    return kconfig.parse((path / "config").read_text())
+
+
+def source_tree(
+    cache: store.Store, recipe: Recipe, progress: Progress = lambda what, done: None
+) -> Path:
+    """Return the top of the source that a kernel is compiled from.
+
+    Raises:
+        UsageError: there is no source of it, as of Debian's binary.
+    """
+    if recipe.is_compiled:
+        _, tree = sources.get_source(cache, recipe, progress, Deadline.after(BUILD_LIMIT_S))
+        cache.use(tree.parent)
+        return tree
+    source = build_kernel(cache, recipe, progress).source
+    if not (source / "Kconfig").is_file():
+        raise UsageError(
+            f"kernel {recipe.label}: of it there is no source to take modules from",
+            hint="`--profile kasan` compiles it",
+        )
+    return source
 
 
 def needed_space_mib(recipe: Recipe) -> int:
@@ -332,6 +396,7 @@ def make_command(source: Path, build: Path, compiler: str, *words: str) -> list[
 def _configure(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:
     progress(f"configuring {recipe.label}", None)
     deadline = Deadline.after(sources.FETCH_LIMIT_S)
+    build.mkdir(parents=True, exist_ok=True)
     wanted: Mapping[str, str] = dict(recipe.options)
     try:
         proc.run(make_command(source, build, recipe.compiler, "tinyconfig"), deadline=deadline)
@@ -346,7 +411,39 @@ def _configure(recipe: Recipe, source: Path, build: Path, progress: Progress) ->
             evidence=first_error(error.evidence),
             hint=_compiler_hint(recipe, error.evidence),
         ) from error
-    kconfig.require(wanted, kconfig.parse((build / ".config").read_text()), source)
+    config = kconfig.parse((build / ".config").read_text())
+    _require_added(recipe, config, source)
+    kconfig.require(wanted, config, source)
+
+
+def _require_added(recipe: Recipe, config: Mapping[str, str], source: Path) -> None:
+    """Check that the options which a user added are there.
+
+    Raises:
+        UsageError: one is not; says what it depends on.
+    """
+    added = {option: value for option, value in recipe.options if option in recipe.added}
+    dropped = kconfig.missing(added, config)
+    if not dropped:
+        return
+    tree = kconfigtree.Tree(source)
+    names = [option.removeprefix("CONFIG_") for option in dropped]
+    is_now = [
+        f"{name}={added[option]} (is {config.get(option, 'n')}): {tree.explain(name, config)}"
+        for name, option in zip(names, dropped, strict=True)
+    ]
+    wanted = {n: added[o] for n, o in zip(names, dropped, strict=True) if added[o] in ("y", "m")}
+    more = tree.propose(wanted, config).options.items() - {
+        (option.removeprefix("CONFIG_"), value) for option, value in added.items()
+    }
+    raise UsageError(
+        f"kernel {recipe.name} does not take {', '.join(names)} as asked for in {recipe.profile}",
+        evidence="\n".join(is_now),
+        hint="add what it depends on, too: --add-config "
+        + ",".join(f"{name}={value}" for name, value in sorted(more))
+        if more
+        else None,
+    )
 
 
 def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ from harness.template import Base, Template
 from harness.trial import Trial, TrialResult, TrialSpec, collect, judge, run_trial
 
 Progress = Callable[[str, float | None], None]
+
+#: How long a guest rests before its memory is looked through. RCU, work items and lists of free
+#: pages need a fraction of a second; since 6.2 kfree_rcu() keeps what it was given for up to 5 s
+#: (KFREE_DRAIN_JIFFIES, kernel/rcu/tree.c).
+_SETTLE_US = ((6, 2), 1_000_000, 6_000_000)
 
 
 def _quiet(what: str, done: float | None) -> None:
@@ -115,19 +121,23 @@ class Lab:
         return accel.probe(self.cache, kernel, image, find_qemu(), self.progress)
 
     @functools.cache  # noqa: B019
-    def base(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Base:
+    def base(
+        self, name: str, profile: str, lane: Lane, leaks: bool = False, scan: bool = False
+    ) -> Base:
         """Return what the guests of a lane are made of."""
         accelerator = Accelerator.TCG
         if lane is Lane.SMP and accel.may_work():
             accelerator = accel.best(self.probes(name, profile))
         kernel = self.kernel(name, profile)
         image = self.image_for(name, profile)
-        return Base(kernel, image, find_qemu(), lane, accelerator, leaks)
+        return Base(kernel, image, find_qemu(), lane, accelerator, leaks, scan)
 
     @functools.cache  # noqa: B019
-    def booted(self, name: str, profile: str, lane: Lane, leaks: bool = False) -> Template:
+    def booted(
+        self, name: str, profile: str, lane: Lane, leaks: bool = False, scan: bool = False
+    ) -> Template:
         """Return the template of a freshly booted kernel."""
-        base = self.base(name, profile, lane, leaks)
+        base = self.base(name, profile, lane, leaks, scan)
         return template.boot_template(self.cache, base, self.progress)
 
     @functools.cache  # noqa: B019
@@ -155,12 +165,15 @@ class Lab:
 
     # Few at a time: who remembers a template keeps it from making room for others.
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def prepared(self, subject: Subject, leaks: bool) -> Template:
+    def prepared(self, subject: Subject, leaks: bool, scan: bool = False) -> Template:
         """Return the template in which a subject's trials start."""
-        below = self.booted(subject.kernel, subject.profile, subject.lane, leaks)
+        below = self.booted(subject.kernel, subject.profile, subject.lane, leaks, scan)
         return template.stack_template(self.cache, below, subject.archive, self.progress)
 
-    def trial(self, subject: Subject, plan: Scenario, seed: int, depth: int | None = None) -> Trial:
+    def trial(
+        self, subject: Subject, plan: Scenario, seed: int, depth: int | None = None, *,
+        scan: bool = False, cycles: int | None = None,
+    ) -> Trial:  # fmt: skip
         """Return a trial of a subject: a scenario with a seed.
 
         Leaks are looked for with seed 0 only, and where the kernel can: whether memory
@@ -170,9 +183,15 @@ class Lab:
             depth: of a schedule made from the seed (``harness/schedules.py``); none by
                 default. The first trial of a scenario that has one comes after
                 another without, which says how long it takes.
+            scan: look through the guest's memory at the end for pointers into what was
+                unloaded.
+            cycles: how often the scenario goes round, where it can be told.
         """
+        bindings = _bindings(subject)
+        if cycles is not None:
+            bindings["cycles"] = str(cycles)
         compiled = scenario_compile.compile_program(
-            plan, seed=seed, bindings=_bindings(subject), lane=subject.lane.value
+            plan, seed=seed, bindings=bindings, lane=subject.lane.value
         )
         compiled = program.load_first(compiled, _needs(subject.module))
         can = "kmemleak" in self.kernel(subject.kernel, subject.profile).detectors
@@ -186,6 +205,10 @@ class Lab:
                 bound_us=compiled.bound_us,
             )
             compiled = dataclasses.replace(compiled, schedule=schedule)
+        if scan:
+            kernel = self.kernel(subject.kernel, subject.profile)
+            kernels.require_vmlinux(kernel)
+            compiled = dataclasses.replace(compiled, settle_us=settle_us(kernel))
         return self._trial(subject, plan, compiled)
 
     @functools.cache  # noqa: B019
@@ -235,6 +258,26 @@ class Lab:
         return self._trial(
             subject, workload, dataclasses.replace(compiled, park=park), plan=str(plan)
         )
+
+    def compiled(
+        self, subject: Subject, workload: Scenario, seed: int, cycles: int
+    ) -> program.Program:
+        """Return a scenario's program for a subject, without what its modules need."""
+        bindings = {**_bindings(subject), "cycles": str(cycles)}
+        return scenario_compile.compile_program(
+            workload, seed=seed, bindings=bindings, lane=subject.lane.value, kmemleak=False
+        )
+
+    def program_trial(
+        self, subject: Subject, workload: Scenario, compiled: program.Program, plan: str
+    ) -> Trial:
+        """Return the trial of a program that was made from :meth:`compiled`.
+
+        Args:
+            plan: what it does that the scenario does not, for people.
+        """
+        compiled = program.load_first(compiled, _needs(subject.module))
+        return self._trial(subject, workload, compiled, plan=plan)
 
     def minimised(self, trial: Trial, title: str) -> tuple[Trial, TrialResult | None]:
         """Return a trial whose schedule has only the steps that a finding needs, and its result.
@@ -298,21 +341,24 @@ class Lab:
             plan=plan,
             schedule=compiled.schedule.name if compiled.schedule else "",
         )
+        scan = compiled.settle_us > 0
         return Trial(
             spec=spec,
-            template=self.prepared(subject, compiled.kmemleak),
+            template=self.prepared(subject, compiled.kmemleak, scan),
             program=compiled.serialise(),
-            bound_s=compiled.bound_us / 1e6,
+            bound_s=(compiled.bound_us + compiled.settle_us) / 1e6,
             symbols={one.name: one.ko for one in subject.module.everything},
+            scan=scan,
         )
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
         spec = found.spec
-        leaks = program.Program.parse(found.program).kmemleak
-        booted = self.booted(spec.kernel, spec.profile, spec.lane, leaks)
+        whole = program.Program.parse(found.program)
+        scan = whole.settle_us > 0
+        booted = self.booted(spec.kernel, spec.profile, spec.lane, whole.kmemleak, scan)
         stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
-        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols)
+        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols, scan)
         now = bundle.made_of(trial)
         differences = tuple(
             f"{name}: was {then}, is {now.get(name, 'nothing')}"
@@ -325,6 +371,13 @@ class Lab:
 def _bindings(subject: Subject) -> dict[str, str]:
     """Return the values that a subject has for a scenario's names."""
     return {"mnt": "/mnt", **module_bindings(subject.module), **_surface_bindings(subject.family)}
+
+
+def settle_us(kernel: Kernel) -> int:
+    """Return how long a kernel takes to free what was given up."""
+    since, before, after = _SETTLE_US
+    version = tuple(int(number) for number in re.findall(r"\d+", kernel.release)[:2])
+    return before if version < since else after
 
 
 def _needs(module: Module) -> dict[str, list[str]]:

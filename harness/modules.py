@@ -8,15 +8,22 @@ user's folder stays as it was.
 
 A family may be several modules, made by the one Kbuild file: a main one, and
 others that scenarios know by their roles. Which of them need which is what
-modpost found out, and so is the order in which they can be loaded.
+modpost found out, and so is the order in which they can be loaded. What they need
+beside of the kernel's own modules comes with them.
+
+A folder that was not written for this project has no ``module.yaml``. Its Kbuild
+files are read for what it may make (:mod:`harness.kbuildfiles`), and all that make
+does make belongs to the family. ``FOLDER/NAME.o``, as ``obj-m`` calls it, is the
+family of that folder with NAME for its main module.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +31,7 @@ from typing import Annotated
 import pydantic
 import yaml
 
-from harness import cpio, kernels, proc, store
+from harness import buildhelp, cpio, kbuildfiles, kconfig, kernels, proc, store
 from harness.deadline import Deadline
 from harness.errors import BuildError, UsageError
 from harness.kernels import Kernel
@@ -42,8 +49,31 @@ _BUILD_LIMIT_S = 1800.0
 _ANY = ("cycle",)
 
 _SOURCES = ("*.c", "*.h", "*.S", "*.mk", "Kbuild", "Makefile", "Kconfig")
+#: What make leaves, and what nothing is compiled from: not copied.
+_PRODUCTS = re.compile(
+    r"\.(?:o|ko|a|cmd|mod|mod\.c|order|symvers|d|log|pyc|orig|rej)$|^Module\.|^\.tmp"
+)
+#: What says how to test it, and not what it is.
+_ABOUT = ("harness.yaml",)
+#: A folder of sources that was not written for this project is copied as it is, up to here.
+_COPY_LIMIT_FILES = 5000
+_COPY_LIMIT_MIB = 100
+
+#: Flags of a vermagic and the options that they stand for.
+_FLAGS = (
+    ("SMP", ("CONFIG_SMP",)),
+    ("preempt", ("CONFIG_PREEMPT", "CONFIG_PREEMPT_BUILD", "CONFIG_PREEMPT_RT")),
+    ("mod_unload", ("CONFIG_MODULE_UNLOAD",)),
+    ("modversions", ("CONFIG_MODVERSIONS",)),
+)
 
 Progress = Callable[[str, float | None], None]
+
+
+def _below(folder: str) -> str:
+    if folder.startswith("/") or ".." in Path(folder).parts:
+        raise ValueError("not a folder below this one")
+    return folder
 
 
 class Variant(pydantic.BaseModel):
@@ -82,6 +112,12 @@ class Family(pydantic.BaseModel):
     ] = {}
     #: Folders beside this one whose sources it is built from, too.
     sources: tuple[str, ...] = ()
+    #: Folders below this one that hold its Kbuild files, where it has none itself.
+    build: tuple[Annotated[str, pydantic.AfterValidator(_below)], ...] = ()
+    #: Options that make is told, such as ``CONFIG_FOO=m``.
+    make: tuple[Annotated[str, pydantic.StringConstraints(pattern=r"^CONFIG_\w+=[ymn]$")], ...] = ()
+    #: Its modules are what make makes of it, whatever they were taken to be before.
+    as_made: bool = False
     scenarios: tuple[str, ...] = ()
     #: It is put to the test by ``harness stress``.
     catalogue: bool = True
@@ -102,6 +138,11 @@ class Family(pydantic.BaseModel):
         """Role → module, the main one first; a family of one has only that."""
         named = {MAIN: self.name, **self.modules}
         return {role: _module_name(name) for role, name in named.items()}
+
+    @property
+    def home(self) -> Path:
+        """The folder of its sources; :attr:`folder` may name one object of it."""
+        return self.folder.parent if self.folder.suffix == ".o" else self.folder
 
     @property
     def offers(self) -> frozenset[str]:
@@ -154,21 +195,21 @@ class Module:
 def find_family(name: str) -> Family:
     """Read a family by its folder, by name under ``kmods/``, or take a compiled ``.ko``.
 
+    ``FOLDER/NAME.o`` chooses the main module of a folder that has several.
+
     Raises:
         UsageError: no such folder, no Kbuild file, or a malformed ``module.yaml``.
     """
     folder = Path(name)
     if folder.suffix == ".ko" and folder.is_file():
         return Family(name=folder.stem.replace("-", "_"), scenarios=_ANY, folder=folder.resolve())
+    if folder.suffix == ".o" and folder.parent.is_dir():
+        return load_family(folder.parent.resolve(), folder.stem)
     if not folder.is_dir():
         folder = data_dir("kmods") / name
     if not folder.is_dir():
         known = ", ".join(sorted(path.parent.name for path in data_dir("kmods").glob("*/Kbuild")))
         raise UsageError(f"module {name!r}: no such folder, and not one of: {known}")
-    if not (folder / "Kbuild").is_file() and not (folder / "Makefile").is_file():
-        raise UsageError(
-            f"{folder}: no Kbuild file in it", hint="a Kbuild file needs one line: obj-m := NAME.o"
-        )
     return load_family(folder.resolve())
 
 
@@ -181,15 +222,18 @@ def all_families() -> tuple[Family, ...]:
     return tuple(family for family in families if family.catalogue)
 
 
-def load_family(folder: Path) -> Family:
+def load_family(folder: Path, main: str = "") -> Family:
     """Read a family's data file; a folder without one has one variant and no scenario.
 
+    Args:
+        main: the module to be the main one; chosen by what is known of them otherwise.
+
     Raises:
-        UsageError: malformed; names the field.
+        UsageError: malformed; names the field. No Kbuild file, or no such module.
     """
     path = folder / "module.yaml"
     if not path.is_file():
-        return Family(name=_only_object(folder), scenarios=_ANY, folder=folder)
+        return _guess_family(folder, main)
     try:
         content = yaml.safe_load(path.read_text())
         family = Family.model_validate(content)
@@ -199,7 +243,61 @@ def load_family(folder: Path) -> Family:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
         raise UsageError(f"{path}: {field}: {first['msg']}") from error
-    return family.model_copy(update={"folder": folder})
+    if not main:
+        return family.model_copy(update={"folder": folder})
+    main = _module_name(main)
+    others = {role: name for role, name in family.roles.items() if name != main and role != MAIN}
+    if family.as_made and family.roles[MAIN] != main:
+        others["other"] = family.roles[MAIN]
+    elif family.roles[MAIN] != main:
+        raise UsageError(f"{path}: its main module is {family.roles[MAIN]}, not {main}")
+    update = {"folder": folder / f"{main}.o", "name": main, "modules": {MAIN: main, **others}}
+    return family.model_copy(update=update)
+
+
+def _guess_family(folder: Path, main: str) -> Family:
+    """Return what the Kbuild files of a folder say that was not written for this project."""
+    made = kbuildfiles.read(folder)
+    build: tuple[str, ...] = ()
+    if not made:
+        build = kbuildfiles.folders_with_modules(folder)
+        made = tuple(one for below in build for one in kbuildfiles.read(folder, below))
+    if not made and not kbuildfiles.has_file(folder):
+        raise UsageError(
+            f"{folder}: no Kbuild file in it", hint="a Kbuild file needs one line: obj-m := NAME.o"
+        )
+    if not made:
+        raise UsageError(
+            f"{folder}: its Kbuild file names no obj-m",
+            hint="it needs one line: obj-m := NAME.o",
+        )
+    named = {one.module: one for one in made}
+    if not main:
+        chosen = kbuildfiles.choose_main(folder, made, folder.name)
+    elif _module_name(main) in named:
+        chosen = named[_module_name(main)]
+    else:
+        raise UsageError(
+            f"{folder}: makes no module {main}; its Kbuild files name: {', '.join(named)}"
+        )
+    others = [name for name in named if name != chosen.module]
+    return Family(
+        name=chosen.name.rpartition("/")[2],
+        modules={MAIN: chosen.module, **roles_for(others)},
+        build=build,
+        as_made=True,
+        scenarios=_ANY,
+        folder=folder / f"{chosen.module}.o" if main else folder,
+    )
+
+
+def roles_for(names: Iterable[str]) -> dict[str, str]:
+    """Return roles for modules of which nothing but their names is known."""
+    roles: dict[str, str] = {}
+    for name in names:
+        role = re.sub(r"[^a-z0-9_]", "_", name.lower())
+        roles[role if role[0].isalpha() and role != MAIN else f"module_{role}"] = name
+    return roles
 
 
 def find_variant(family: Family, name: str) -> Variant:
@@ -231,16 +329,17 @@ def build_module(
             the first error with its place.
     """
     find_variant(family, variant)
-    if family.folder.is_file():
+    if family.folder.suffix == ".ko":
         return _take(cache, family, kernel)
-    key = store.digest(
-        {
-            "sources": sources_digest(family),
-            "modules": store.digest(family.roles),
-            "variant": variant,
-            "kernel": kernel.key,
-        }
-    )
+    inputs: dict[str, object] = {
+        "sources": sources_digest(family),
+        "modules": "as made" if family.as_made else store.digest(family.roles),
+        "variant": variant,
+        "kernel": kernel.key,
+    }
+    if family.build or family.make:
+        inputs |= {"build": family.build, "make": family.make}
+    key = store.digest(inputs)
 
     def make(into: Path) -> None:
         progress(f"compiling {family.name} {variant} for {kernel.release}", None)
@@ -249,13 +348,29 @@ def build_module(
 
     deadline = Deadline.after(2 * _BUILD_LIMIT_S)
     path = cache.build("module", key, make, deadline=deadline)
-    return _load_modules(path, variant, family.roles)
+    return _load_modules(
+        path, variant, _roles_made(family, path) if family.as_made else family.roles
+    )
+
+
+def _roles_made(family: Family, path: Path) -> dict[str, str]:
+    """Return the roles of what make has made; of a chosen one, what it needs is enough."""
+    main = family.roles[MAIN]
+    records = json.loads((path / "modules.json").read_text())
+    names = [name for name, record in records.items() if record.get("made", True)]
+    if main not in names:
+        raise BuildError(
+            f"{family.home}: make makes no {main}.ko of it, but {', '.join(names)}",
+            hint=f"choose one: {family.home}/{names[0]}.o",
+        )
+    others = [name for name in names if name != main]
+    return {MAIN: main} if family.folder != family.home else {MAIN: main, **roles_for(others)}
 
 
 def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
     """Return a module that somebody else compiled, checked against the kernel.
 
-    What it needs is looked for beside it.
+    What it needs is looked for beside it, and among the kernel's own modules.
     """
     files: dict[str, Path] = {}
     infos: dict[str, dict[str, str]] = {}
@@ -263,13 +378,15 @@ def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
     while todo:
         file = todo.pop()
         info = load_ko(file, kernel)
+        _check_flags(file, info, kernel)
         name = _module_name(info.get("name", file.stem))
         files[name], infos[name] = file, info
         for needed in _depends(info):
-            beside = _find_ko(file.parent, needed)
+            beside = _find_ko(file.parent, needed) or own_module(kernel, needed)
             if beside is None:
                 raise BuildError(
-                    f"{file}: needs the module {needed}, which is not beside it",
+                    f"{file}: needs the module {needed}, which is not beside it, and not a module"
+                    f" of the kernel {kernel.name}-{kernel.profile}",
                     hint=f"put {needed}.ko into {file.parent}",
                 )
             if needed not in files:
@@ -302,6 +419,26 @@ def _find_ko(folder: Path, name: str) -> Path | None:
     )
 
 
+def own_module(kernel: Kernel, name: str) -> Path | None:
+    """Return the file of one of the kernel's own modules that others use, or None."""
+    for place in own_modules(kernel):
+        if _module_name(place.stem) == _module_name(name):
+            return place
+    return None
+
+
+def own_modules(kernel: Kernel) -> tuple[Path, ...]:
+    """Return the files of the kernel's own modules that offer symbols to others."""
+    symvers = kernel.build / "Module.symvers"
+    if not symvers.is_file():
+        return ()
+    places = {
+        line.split("\t")[2] for line in symvers.read_text().splitlines() if line.count("\t") > 2
+    }
+    files = (kernel.build / f"{place}.ko" for place in sorted(places - {"vmlinux"}))
+    return tuple(file for file in files if file.is_file())
+
+
 def _load_modules(path: Path, variant: str, roles: Mapping[str, str]) -> Module:
     """Return the main module from a folder of the cache, with all that belong to it."""
     records = json.loads((path / "modules.json").read_text())
@@ -310,7 +447,8 @@ def _load_modules(path: Path, variant: str, roles: Mapping[str, str]) -> Module:
         for needed in records[name]["depends"]:
             if needed not in records:
                 raise BuildError(
-                    f"{name}: needs the module {needed}, which its family does not have"
+                    f"{name}: needs the module {needed}, which its family does not have, nor the"
+                    " kernel as a module"
                 )
             if needed not in above:
                 yield from needs(needed, (*above, name))
@@ -332,9 +470,16 @@ def _load_modules(path: Path, variant: str, roles: Mapping[str, str]) -> Module:
     return module(roles[MAIN], tuple(others))
 
 
-def _finish(folder: Path, infos: Mapping[str, Mapping[str, str]]) -> None:
-    """Put what is derived from modules beside them."""
-    records = {}
+def _finish(
+    folder: Path, infos: Mapping[str, Mapping[str, str]], made: Iterable[str] | None = None
+) -> None:
+    """Put what is derived from modules beside them.
+
+    Args:
+        made: which of them were made here; all by default.
+    """
+    records: dict[str, dict[str, object]] = {}
+    own = set(infos if made is None else made)
     for name, info in infos.items():
         ko = folder / f"{name}.ko"
         proc.run(
@@ -345,6 +490,7 @@ def _finish(folder: Path, infos: Mapping[str, Mapping[str, str]]) -> None:
             "sha256": store.digest_file(ko),
             "vermagic": info["vermagic"].strip(),
             "depends": _depends(info),
+            "made": name in own,
         }
     (folder / "modules.json").write_text(json.dumps(records))
 
@@ -360,13 +506,43 @@ def load_ko(path: Path, kernel: Kernel) -> dict[str, str]:
     if built_for != kernel.release:
         raise BuildError(
             f"{path}: built for kernel {built_for or 'unknown'}, not for {kernel.release}",
-            hint="give the folder with its sources instead, and it is built for the right one",
+            hint="give the folder with its sources instead, and it is built for the right one;"
+            " or the kernel that it was built for: --kernel-tree FOLDER",
         )
     return info
 
 
+def _check_flags(path: Path, info: Mapping[str, str], kernel: Kernel) -> None:
+    """Check that a module was built for a kernel that was configured like this one."""
+    config_path = kernel.build / ".config"
+    if not config_path.is_file():
+        return
+    config = kconfig.parse(config_path.read_text())
+    # Which of its two words an RT kernel has is another one in each series.
+    vermagic = info["vermagic"].strip().replace("preempt_rt", "preempt")
+    has = [flag for flag, options in _FLAGS if any(config.get(o) == "y" for o in options)]
+    if {*has} != {*vermagic.split()} & {flag for flag, _ in _FLAGS}:
+        raise BuildError(
+            f"{path}: built for a {kernel.release} that was configured otherwise: its vermagic is"
+            f" {vermagic!r}, and the kernel has {' '.join(has)}",
+            hint="give the folder with its sources instead, and it is built for the right one",
+        )
+
+
 def modinfo(path: Path) -> dict[str, str]:
     """Return the fields of a module's ``.modinfo`` section; a repeated one keeps its first value.
+
+    Raises:
+        BuildError: the file is no kernel module.
+    """
+    info: dict[str, str] = {}
+    for name, value in modinfo_fields(path):
+        info.setdefault(name, value)
+    return info
+
+
+def modinfo_fields(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return every field of a module's ``.modinfo`` section, repeated ones too.
 
     Raises:
         BuildError: the file is no kernel module.
@@ -380,47 +556,59 @@ def modinfo(path: Path) -> dict[str, str]:
     fields = re.findall(r"^\s*\[\s*[0-9a-f]+\]\s+(\w+=.*)$", shown, re.MULTILINE)
     if done.status != 0 or not fields:
         raise BuildError(f"{path}: not a kernel module (it has no .modinfo section)")
-    info: dict[str, str] = {}
-    for field in fields:
-        name, _, value = field.partition("=")
-        info.setdefault(name, value)
-    return info
-
-
-def _only_object(folder: Path) -> str:
-    """Return the module's name from ``obj-m`` in its Kbuild file or Makefile.
-
-    Raises:
-        UsageError: it names none, or several.
-    """
-    names: list[str] = []
-    for file in ("Kbuild", "Makefile"):
-        path = folder / file
-        if path.is_file() and not names:
-            text = path.read_text().replace("\\\n", " ")
-            for match in re.finditer(r"^obj-(?:m|\$\(\w+\))\s*[:+]?=(.*)$", text, re.M):
-                names += re.findall(r"(\S+)\.o(?!\S)", match[1])
-    names = list(dict.fromkeys(names))
-    if not names:
-        raise UsageError(f"{folder}: its Kbuild file names no obj-m")
-    if len(names) > 1:
-        others = ", ".join(f"ROLE: {name}" for name in names[:-1])
-        raise UsageError(
-            f"{folder}: its Kbuild file names {len(names)} modules: {', '.join(names)}",
-            hint="say in a module.yaml which is which, such as "
-            f"`modules: {{{MAIN}: {names[-1]}, {others}}}`",
-        )
-    return names[0]
+    split = (field.partition("=") for field in fields)
+    return tuple((name, value) for name, _, value in split)
 
 
 def _sources(folder: Path) -> list[Path]:
     return sorted({path for pattern in _SOURCES for path in folder.rglob(pattern)})
 
 
-def _sources_digest(folder: Path) -> str:
-    return store.digest(
-        {str(path.relative_to(folder)): store.digest_file(path) for path in _sources(folder)}
-    )
+def _everything(folder: Path) -> list[Path]:
+    """Return the files of a folder of which nothing is known, but for what make left.
+
+    Links are followed where they lead somewhere; a folder is entered once.
+
+    Raises:
+        UsageError: it holds more than sources of modules do.
+    """
+    found: list[Path] = []
+    size = 0
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        # Entered twice through a link, or the folder that leads here.
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # What was found in it before is no source.
+        if "bundle.json" in files:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(here, name)
+            if _PRODUCTS.search(name) or name in _ABOUT or not path.is_file():
+                continue
+            found.append(path)
+            size += path.stat().st_size
+        if len(found) > _COPY_LIMIT_FILES or size >> 20 > _COPY_LIMIT_MIB:
+            raise UsageError(
+                f"{folder}: holds {len(found)} files, {size >> 20} MiB, and more: sources are"
+                f" copied before they are compiled, at most {_COPY_LIMIT_FILES} files and"
+                f" {_COPY_LIMIT_MIB} MiB",
+                hint="give the folder below it that has the module's Kbuild file",
+            )
+    return found
+
+
+def _files_of(family: Family, folder: Path) -> list[Path]:
+    return _everything(folder) if family.as_made and folder == family.home else _sources(folder)
+
+
+def _sources_digest(folder: Path, files: Iterable[Path]) -> str:
+    return store.digest({str(path.relative_to(folder)): store.digest_file(path) for path in files})
 
 
 def sources_digest(family: Family) -> str:
@@ -429,10 +617,13 @@ def sources_digest(family: Family) -> str:
     Raises:
         UsageError: a folder that its data file names is not there.
     """
-    if family.folder.is_file():
+    if family.folder.suffix == ".ko":
         return store.digest_file(family.folder)
     return store.digest(
-        {folder.name: _sources_digest(folder) for folder in _source_folders(family)}
+        {
+            folder.name: _sources_digest(folder, _files_of(family, folder))
+            for folder in _source_folders(family)
+        }
     )
 
 
@@ -442,13 +633,13 @@ def _source_folders(family: Family) -> tuple[Path, ...]:
     Raises:
         UsageError: one that its data file names is not there.
     """
-    folders = [family.folder]
+    folders = [family.home]
     for name in family.sources:
-        folder = family.folder.parent / name
+        folder = family.home.parent / name
         if Path(name).name != name or not folder.is_dir():
-            raise UsageError(f"{family.folder}/module.yaml: sources: no folder {name!r} beside it")
+            raise UsageError(f"{family.home}/module.yaml: sources: no folder {name!r} beside it")
         folders.append(folder)
-    include = family.folder.parent / "include"
+    include = family.home.parent / "include"
     if include.is_dir():
         folders.append(include)
     return tuple(folders)
@@ -458,34 +649,79 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     tree = into / "src"
     copied = set()
     for folder in _source_folders(family):
-        for path in _sources(folder):
+        for path in _files_of(family, folder):
             target = tree / folder.name / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+            # Programs among the sources that a Makefile calls.
+            target.chmod(path.stat().st_mode & 0o111 | 0o644)
             copied.add(target)
-    work = tree / family.folder.name
+    work = tree / family.home.name
+    place = work
+    if len(family.build) == 1:
+        place = work / family.build[0]
+    elif family.build:
+        # One make of all, so that one finds the symbols of the other.
+        (work / "Kbuild").write_text("".join(f"obj-m += {below}/\n" for below in family.build))
     done = proc.run(
-        ["make", "-C", str(kernel.build), *kernel.make_variables,
-         f"M={work}", f"KMH_VARIANT={variant}",
+        ["make", f"-j{os.cpu_count() or 1}", "-C", str(kernel.build), *kernel.make_variables,
+         f"M={place}", f"KMH_VARIANT={variant}",
+         # Some Makefiles take it for their own folder, which it is where one runs make in that.
+         f"PWD={place}", *_make_words(family),
          f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
         deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip
-    found = {name: _find_ko(work, name) for name in family.roles.values()}
-    made = {name: ko for name, ko in found.items() if ko is not None}
-    missing = sorted(found.keys() - made.keys())
+    found = {_module_name(path.stem): path for path in sorted(work.rglob("*.ko"), reverse=True)}
+    names = found.keys() if family.as_made and found else family.roles.values()
+    made = {name: found[name] for name in sorted(names) if name in found}
+    missing = sorted(set(names) - made.keys())
     if done.status != 0 or missing:
         output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
+        known = buildhelp.explain(output, kernel, family.home)
         raise BuildError(
-            f"{family.name} {variant}: does not compile for {kernel.release}"
-            + (f": it makes no {', '.join(missing)}.ko" if done.status == 0 else ""),
+            f"{family.name if family.as_made else f'{family.name} {variant}'}: does not compile"
+            f" for {kernel.release}"
+            + (f": it makes no {', '.join(missing)}.ko" if done.status == 0 else "")
+            + (f": {known.why}" if known.why else ""),
             evidence=kernels.first_error(output),
+            hint=known.hint,
         )
     infos = {}
     for name, ko in made.items():
         shutil.copyfile(ko, into / f"{name}.ko")
         infos[name] = load_ko(into / f"{name}.ko", kernel)
-    _finish(into, infos)
+    _add_own(kernel, into, infos)
+    _finish(into, infos, made)
     # The sources stay for the excerpts of reports; what make left does not.
     for path in tree.rglob("*"):
         if path.is_file() and path not in copied:
             path.unlink()
+
+
+def _make_words(family: Family) -> list[str]:
+    """Return the options that decide on a family's modules, as make is to be told them.
+
+    A driver that is to become part of a kernel one day has options that no kernel
+    here has.
+    """
+    if not family.as_made:
+        return list(family.make)
+    words = dict(word.split("=", 1) for word in family.make)
+    for below in family.build or ("",):
+        for one in kbuildfiles.read(family.home, below):
+            name = f"CONFIG_{one.option}"
+            if one.option and not kbuildfiles.assigns(family.home, one.folder, name):
+                words.setdefault(name, "m")
+    return [f"{name}={value}" for name, value in sorted(words.items())]
+
+
+def _add_own(kernel: Kernel, into: Path, infos: dict[str, dict[str, str]]) -> None:
+    """Put modules of the kernel's own beside those that need them."""
+    todo = [needed for info in infos.values() for needed in _depends(info)]
+    while todo:
+        needed = todo.pop()
+        file = own_module(kernel, needed) if needed not in infos else None
+        if file is not None:
+            shutil.copyfile(file, into / f"{needed}.ko")
+            infos[needed] = load_ko(into / f"{needed}.ko", kernel)
+            todo += _depends(infos[needed])

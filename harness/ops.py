@@ -36,6 +36,10 @@ MAX_RANKS: Final = 72
 #: Demotions and starvations of a schedule.
 MAX_STEPS: Final = 32
 MIN_SLICE_US: Final = 200
+#: Ops of a program in which an allocation fails.
+MAX_FAILS: Final = 512
+#: Which allocation of an op that may be, at most.
+MAX_FAIL_NTH: Final = 1_000_000_000
 #: Turns of a loop, and every plain number.
 MAX_NUMBER: Final = 1_000_000_000
 MAX_WEIGHT: Final = 1_000_000
@@ -44,6 +48,8 @@ MAX_RETRIES: Final = 1000
 MAX_FIFO: Final = 90
 #: Microseconds of guest time: one hour.
 MAX_BOUND_US: Final = 3_600_000_000
+#: Microseconds that a guest rests at its end: one minute.
+MAX_SETTLE_US: Final = 60_000_000
 #: Bytes of an actor's name, as the executor keeps it.
 MAX_NAME_BYTES: Final = 63
 _MAX_U64: Final = 2**64 - 1
@@ -250,6 +256,8 @@ _SPECS = (
     OpSpec("finit_module", (_PATH, Param("params", Kind.TEXT, ""), _flags("flags", "finit_flags"))),
     OpSpec("delete_module", (Param("name", Kind.PATH),
                              _flags("flags", "delete_flags", "nonblock"))),
+    #: Tell what has come since the guest was saved, under a name for that moment.
+    OpSpec("survey", (Param("name", Kind.TEXT),), process_only=True),
     #: A network interface, such as lo.
     OpSpec("ifup", (Param("interface", Kind.PATH),)),
     OpSpec("ifdown", (Param("interface", Kind.PATH),)),

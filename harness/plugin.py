@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pytest plugin: fixtures that put a module to the test, and matrix files as tests.
+"""The pytest plugin: fixtures that put a module to the test; matrix files and modules as tests.
 
 A finding is a test failure that shows its title, the decoded stack and the
 command that replays it. Trouble of the harness itself is an error.
@@ -7,24 +7,31 @@ command that replays it. Trouble of the harness itself is an error.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from harness import (
+    battery,
     bundle,
+    checkfile,
     kernels,
     lab,
     matrixdoc,
     matrixplan,
     matrixrun,
+    modules,
+    ownsource,
     report,
     scenario,
     store,
 )
+from harness.bench import Bench, Found, Options, Outcome
+from harness.checkfile import CheckFile
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.guest import Guest, start_guest
 from harness.lab import Lab
@@ -70,6 +77,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", default=kernels.DEFAULT_PROFILE, help="its configuration (default: kasan)"
     )
     group.addoption(
+        "--harness-check", type=Path, action="append", default=[], metavar="DIR",
+        help="put the module in this folder through every test of `harness check`; may be repeated",
+    )  # fmt: skip
+    group.addoption(
         "--bundles", type=Path, default=Path("runs"), help="where bundles go (default: runs)"
     )
 
@@ -79,8 +90,21 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         for name in _kernels(config):
             kernels.load_recipe(name, config.getoption("--profile"))
+        folders = [_build_file(path) for path in config.getoption("--harness-check")]
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
+    if folders and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        # Who names a module wants its tests, and not those of the folder he stands in.
+        config.args = []
+    # A worker of pytest-xdist is given the arguments of its master, these included.
+    config.args += [path for path in map(os.fspath, folders) if path not in config.args]
+
+
+def _build_file(folder: Path) -> Path:
+    """Return the file that stands for a module's folder: pytest collects files."""
+    modules.find_family(os.fspath(folder))
+    names = (checkfile.NAME, "Kbuild", "Makefile")
+    return next(folder / name for name in names if (folder / name).is_file())
 
 
 def _kernels(config: pytest.Config) -> tuple[str, ...]:
@@ -97,9 +121,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Take a matrix file that was named on the command line: each cell of it is a test."""
+    """Take a matrix file that was named on the command line, and every module's harness.yaml."""
     if file_path.name.endswith("matrix.yaml") and parent.session.isinitpath(file_path):
         return MatrixFile.from_parent(parent, path=file_path)
+    asked = (path.resolve() for path in parent.config.getoption("--harness-check"))
+    if file_path.name == checkfile.NAME or (
+        file_path.name in ("Kbuild", "Makefile") and file_path.parent.resolve() in asked
+    ):
+        return CheckedFile.from_parent(parent, path=file_path)
     return None
 
 
@@ -162,16 +191,85 @@ def cell_runner(config: pytest.Config) -> Runner:
     return LabRunner(_session_lab(config), workers=parallel, bundles=bundles)
 
 
+class CheckedFile(pytest.File):
+    """A module: what ``harness check`` would put it through."""
+
+    def collect(self) -> Iterator[CheckItem]:
+        """Yield an item for each test, on each kernel that was asked for."""
+        try:
+            family = modules.find_family(os.fspath(self.path.parent))
+            settings = checkfile.load(family.home, battery.NAMES)
+        except UsageError as error:
+            raise self.CollectError(str(error)) from error
+        names = _kernels(self.config)
+        for kernel in names:
+            bench = functools.cache(functools.partial(self._bench, settings, kernel))
+            for test in battery.choose([], sweep_too=False):
+                name = f"{test.name}[{kernel}]" if len(names) > 1 else test.name
+                yield CheckItem.from_parent(self, name=name, test=test, bench=bench)
+
+    def _bench(self, settings: CheckFile, kernel: str) -> Bench:
+        return check_bench(self.config, self.path.parent, settings, kernel)
+
+
+def check_bench(config: pytest.Config, folder: Path, settings: CheckFile, kernel: str) -> Bench:
+    """Return a bench with a folder's module on it; made when the first of its tests runs."""
+    made = _session_lab(config)
+    profile = config.getoption("--profile")
+    own = ownsource.resolve(made, os.fspath(folder), kernel=kernel, profile=profile)
+    options = Options(
+        kernel=own.kernel,
+        profile=own.profile,
+        lanes=(Lane.DET, Lane.SMP),
+        seeds=battery.SEEDS,
+        workers=1 if hasattr(config, "workerinput") else os.cpu_count() or 1,
+        bundles=config.rootpath / config.getoption("--bundles"),
+    )
+    return Bench(made, own.family, settings, options, _progress(config))
+
+
+class CheckItem(pytest.Item):
+    """One test of the battery on one module."""
+
+    def __init__(self, *, test: battery.Test, bench: Callable[[], Bench], **rest: Any) -> None:
+        super().__init__(**rest)
+        self._test = test
+        self._bench = bench
+
+    def runtest(self) -> None:
+        """Run the test; a finding fails it."""
+        result = battery.run_test(self._bench(), self._test)
+        match result.outcome:
+            case Outcome.SKIPPED:
+                pytest.skip(result.why)
+            case Outcome.ERROR:
+                raise InfrastructureError(f"{self.name}: {result.why}")
+            case Outcome.FINDING:
+                pytest.fail("\n\n".join(map(_found_text, result.found)), pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.path, None, f"check {self.name}"
+
+
+def _found_text(found: Found) -> str:
+    text = f"{found.finding.kind.value}: {found.finding.title}"
+    if found.bundle is None:
+        return text
+    return text + _bundle_text(found.bundle)
+
+
 def _cell_text(found: matrixdoc.Cell) -> str:
     text = f"{found.id}: {found.findings} of {found.trials} trials had findings\n  "
     text += found.why or found.title or ""
-    if found.bundle is None:
-        return text
+    return text if found.bundle is None else text + _bundle_text(Path(found.bundle))
+
+
+def _bundle_text(path: Path) -> str:
     try:
-        text += "\n\n" + (Path(found.bundle) / "findings.txt").read_text()
+        text = "\n\n" + (path / "findings.txt").read_text()
     except OSError as error:
-        text += f"\n\n{found.bundle}: cannot be read: {error.strerror}\n"
-    return f"{text}\nreplay: {report.replay_command(Path(found.bundle))}"
+        text = f"\n\n{path}: cannot be read: {error.strerror}\n"
+    return f"{text}\nreplay: {report.replay_command(path)}"
 
 
 @pytest.hookimpl(wrapper=True)

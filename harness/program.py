@@ -20,6 +20,8 @@ takes it strictly; a person finds it in a bundle and can follow it::
     branch 1
     end
     end
+    fail 7
+    op actors[0].do[2] ok,ENOMEM - 0 unlink /mnt/f
     end
     park PLAN user.* poolfs .text 1250 3 hold
     op park.do[0] any - 0 delete_module poolfs nonblock
@@ -28,9 +30,11 @@ takes it strictly; a person finds it in a bundle and can follow it::
     end
 
 An ``op`` line is ``op PLACE EXPECT STOP_ON RETRIES NAME ARG...``, an ``actor``
-line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. A ``park`` line is ``park PLAN
+line ``actor NAME KIND FIFO PLACE REPEAT UNTIL``. With a ``fail N`` before it, the
+Nth allocation that an op asks the kernel for fails. A ``park`` line is ``park PLAN
 ROLE MODULE SECTION OFFSET HITS hold|users``, and most programs have none; nor do
-they have what may stand in its place, a schedule (``harness/schedules.py``). Words
+they have what may stand in its place, a schedule (``harness/schedules.py``), or
+the line ``settle_us N`` before ``setup`` of those whose guest is looked through. Words
 are separated by one space; a byte outside 0x21..0x7e and ``%`` is ``%XX``; the
 empty word is ``%``; an empty list is ``-``.
 """
@@ -71,6 +75,8 @@ class Op:
     stop_on: tuple[str, ...] = ()
     #: How often to try again, 10 ms apart, while the answer is not allowed.
     retries: int = 0
+    #: Which of its allocations fails, from 1 (``images/executor/fail.c``); 0: none.
+    fail: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,9 @@ class Program:
     teardown: tuple[Node, ...] = ()
     park: Park | None = None
     schedule: Schedule | None = None
+    #: How long the guest rests at its end, microseconds, so that its memory can be
+    #: looked through (``harness/memscan.py``) when all is freed; 0 where nobody looks.
+    settle_us: int = 0
 
     def serialise(self) -> bytes:
         """The program text.
@@ -264,6 +273,8 @@ def _node_lines(nodes: tuple[Node, ...]) -> Iterator[str]:
     for node in nodes:
         match node:
             case Op():
+                if node.fail:
+                    yield f"fail {ops.check_number(node.fail, 1, ops.MAX_FAIL_NTH)}"
                 yield _op_line(node)
             case Loop():
                 yield f"loop {ops.check_number(node.count, 1, ops.MAX_NUMBER)}"
@@ -328,6 +339,8 @@ def _program_lines(program: Program) -> Iterator[str]:
     yield f"seed {ops.check_number(program.seed, 0, 2**64 - 1)}"
     yield f"bound_us {ops.check_number(program.bound_us, 1, ops.MAX_BOUND_US)}"
     yield f"kmemleak {int(program.kmemleak)}"
+    if program.settle_us:
+        yield f"settle_us {ops.check_number(program.settle_us, 1, ops.MAX_SETTLE_US)}"
     yield "setup"
     yield from _node_lines(program.setup)
     yield "end"
@@ -378,7 +391,7 @@ def _check_whole(program: Program) -> None:
         for other in actor.until:
             if other not in names or other == actor.name:
                 raise ValueError(f"actor {actor.name} cannot wait for {other}")
-    nodes = 0
+    nodes = fails = 0
     modules: set[str] = set()
     parked = program.park.body if program.park else ()
     phases = ((None, program.setup), (None, parked), (None, program.teardown))
@@ -389,10 +402,13 @@ def _check_whole(program: Program) -> None:
                 raise ValueError(f"nested deeper than {ops.MAX_DEPTH}")
             if isinstance(node, Op):
                 _check_op_in(node, who, names)
+                fails += bool(node.fail)
                 if node.name in ("finit_module", "delete_module"):
                     modules.add(module_of_path(cast(str, node.args[0])))
     if nodes > ops.MAX_NODES:
         raise ValueError(f"{nodes} ops and blocks, more than {ops.MAX_NODES}")
+    if fails > ops.MAX_FAILS:
+        raise ValueError(f"{fails} ops that fail, more than {ops.MAX_FAILS}")
     if len(modules) > ops.MAX_MODULES:
         raise ValueError(f"{len(modules)} modules, more than {ops.MAX_MODULES}")
 
@@ -490,7 +506,13 @@ class _Reader:
         seed = ops.parse_number(self._keyed("seed"), 0, 2**64 - 1)
         bound_us = ops.parse_number(self._keyed("bound_us"), 1, ops.MAX_BOUND_US)
         kmemleak = ops.parse_number(self._keyed("kmemleak"), 0, 1)
-        if self._words() != ["setup"]:
+        settle_us = 0
+        if (words := self._words())[0] == "settle_us":
+            if len(words) != 2:
+                raise ValueError("line is not 'settle_us' and its value")
+            settle_us = ops.parse_number(words[1], 1, ops.MAX_SETTLE_US)
+            words = self._words()
+        if words != ["setup"]:
             raise ValueError("no setup")
         setup = self._body(0)
         actors = []
@@ -510,8 +532,9 @@ class _Reader:
         if self.number != len(self._lines):
             raise ValueError("text after the end of the program")
         return Program(
-            name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park, schedule
-        )
+            name, seed, bound_us, tuple(actors), bool(kmemleak), setup, teardown, park, schedule,
+            settle_us,
+        )  # fmt: skip
 
     def _actor(self, words: list[str]) -> Actor:
         if len(words) != 7 or words[2] not in ("process", "thread"):
@@ -549,6 +572,8 @@ class _Reader:
             match words:
                 case ["op", *rest]:
                     nodes.append(_parse_op(rest))
+                case ["fail", number]:
+                    nodes.append(self._failing_op(number))
                 case ["loop", count]:
                     turns = ops.parse_number(count, 1, ops.MAX_NUMBER)
                     nodes.append(Loop(turns, self._body(depth + 1)))
@@ -557,6 +582,14 @@ class _Reader:
                 case _:
                     raise ValueError(f"{words[0][:40]!r} in a list of ops")
         return tuple(nodes)
+
+    def _failing_op(self, number: str) -> Op:
+        nth = ops.parse_number(number, 1, ops.MAX_FAIL_NTH)
+        match self._words():
+            case ["op", *rest]:
+                return dataclasses.replace(_parse_op(rest), fail=nth)
+            case words:
+                raise ValueError(f"'fail' before {words[0][:40]!r}")
 
     def _choose(self, depth: int) -> Choose:
         branches = []

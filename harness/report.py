@@ -146,6 +146,14 @@ def shown_path(path: Path) -> Path:
 def trial_record(result: TrialResult, path: Path | None) -> dict[str, Any]:
     """Return a trial as it stands in a JSON document."""
     spec = result.spec
+    memory = result.evidence.memory
+    looked: dict[str, Any] = {}
+    if memory is not None:
+        looked["memory"] = {
+            "words": memory.words,
+            "took_s": round(memory.took_s, 3),
+            "remarks": list(memory.remarks),
+        }
     return {
         "module": spec.module,
         "variant": spec.variant,
@@ -161,6 +169,7 @@ def trial_record(result: TrialResult, path: Path | None) -> dict[str, Any]:
         ],
         "bundle": None if path is None else str(path),
         "wall_s": round(result.wall_s, 3),
+        **looked,
     }
 
 
@@ -202,9 +211,12 @@ def one_line(result: TrialResult) -> str:
     spec = result.spec
     what = "; ".join(finding.title for finding in result.findings) or "no finding"
     mark = "FAIL" if result.verdict is Verdict.FAIL else "pass"
+    memory = result.evidence.memory
+    took = f"{result.wall_s:.1f} s" + (f", memory {memory.took_s:.1f} s" if memory else "")
+    remarks = "".join(f" ({remark})" for remark in memory.remarks) if memory else ""
     return (
         f"{mark} {spec.module} {spec.variant} {spec.lane.value} {spec.scenario} "
-        f"seed {spec.seed} ({result.wall_s:.1f} s): {what}"
+        f"seed {spec.seed} ({took}): {what}{remarks}"
     )
 
 

@@ -27,7 +27,7 @@ from harness.scenario_yaml import Document, Model, Place, near
 SCENARIOS: Final = Path(__file__).parent / "scenarios"
 
 REFERENCE: Final = re.compile(r"\$(?:\$|\{([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?)\}|)")
-_STEP_FIELDS: Final = ("expect", "stop_on", "retries")
+_STEP_FIELDS: Final = ("expect", "stop_on", "retries", "fail")
 #: The number of an actor's instance, where ``count`` makes several.
 INSTANCE: Final = "i"
 
@@ -47,6 +47,7 @@ class Step:
     expect: tuple[str, ...]
     stop_on: tuple[str, ...]
     retries: int
+    fail: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,14 @@ def parse_scenario(text: str, name: str) -> Scenario:
     )
     _check_actors(document, scenario)
     return scenario
+
+
+def check_steps(document: Document, items: list[Any], place: Place) -> None:
+    """Check a list of steps in a document that is no scenario itself.
+
+    :raises ScenarioError: ``file:line: field: what is wrong``.
+    """
+    _StepParser(document).steps(items, place)
 
 
 def _check_count(value: object) -> Count:
@@ -344,11 +353,6 @@ class _StepParser:
         return self._op(item, OPS[names[0]], place)
 
     def _op(self, item: Mapping[str, object], spec: OpSpec, place: Place) -> Step:
-        retries = item.get("retries", 0)
-        if isinstance(retries, bool) or not isinstance(retries, int):
-            raise self.document.error((*place, "retries"), "is a number")
-        with self.document.blame((*place, "retries")):
-            ops.check_number(retries, 0, ops.MAX_RETRIES)
         return Step(
             place=scenario_yaml.place_text(place),
             line=self.document.line(place),
@@ -356,8 +360,16 @@ class _StepParser:
             args=self._args(spec, item[spec.name], (*place, spec.name)),
             expect=self._results(item.get("expect", "ok"), (*place, "expect")),
             stop_on=self._results(item.get("stop_on", []), (*place, "stop_on")),
-            retries=retries,
+            retries=self._number(item, "retries", ops.MAX_RETRIES, place),
+            fail=self._number(item, "fail", ops.MAX_FAIL_NTH, place),
         )
+
+    def _number(self, item: Mapping[str, object], field: str, high: int, place: Place) -> int:
+        value = item.get(field, 0)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.document.error((*place, field), "is a number")
+        with self.document.blame((*place, field)):
+            return ops.check_number(value, 0, high)
 
     def _results(self, value: object, place: Place) -> tuple[str, ...]:
         names = [value] if isinstance(value, str) else value

@@ -101,7 +101,10 @@ class _Compiler:
                     self._arg(step, param, value, index)
                     for param, value in zip(step.spec.params, step.args, strict=True)
                 )
-                return Op(step.place, step.spec.name, args, step.expect, step.stop_on, step.retries)
+                return Op(
+                    step.place, step.spec.name, args, step.expect, step.stop_on, step.retries,
+                    step.fail,
+                )  # fmt: skip
 
     def _error(self, where: AnyStep | ActorTemplate, field: str, why: object) -> ScenarioError:
         return ScenarioError(f"{self._scenario.file}:{where.line}: {where.place}{field}: {why}")

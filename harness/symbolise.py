@@ -41,6 +41,8 @@ class ModuleLife:
     load: int
     #: When it was unloaded, microseconds of the guest's clock; None while it is loaded.
     unloaded_us: int | None
+    #: Addresses of its sections by name, where the guest was asked for them.
+    sections: tuple[tuple[str, int], ...] = ()
 
     def holds(self, address: int) -> bool:
         return self.base <= address < self.base + self.size

@@ -79,9 +79,17 @@ class Base:
     accelerator: Accelerator
     #: With the kernel's memory leak detector.
     leaks: bool = False
+    #: For guests whose memory is looked through at the end.
+    scan: bool = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Kernel arguments beside those of every guest."""
+        # What somebody got and has not written is as its last owner left it, pointers and all.
+        return (*self.kernel.arguments, "init_on_alloc=1") if self.scan else self.kernel.arguments
 
     def machine(
-        self, folder: Path, memory: Path, *, template: bool = False, incoming: bool = False,
+        self, folder: Path, memory: Path, *, share: bool = False, incoming: bool = False,
         ssh: bool = False, trace: Trace | None = None,
     ) -> Machine:  # fmt: skip
         """Return the machine whose console and input lie in a folder."""
@@ -92,14 +100,14 @@ class Base:
             bzimage=self.kernel.bzimage,
             initrd=self.image.initrd,
             memory=memory,
-            share_memory=template,
+            share_memory=share,
             console=folder / "console.log",
             input=folder / "input",
             leaks=self.leaks,
             incoming=incoming,
             ssh=ssh,
             trace=trace,
-            arguments=self.kernel.arguments,
+            arguments=self.arguments,
         )
 
     def qemu_version(self) -> str:
@@ -185,7 +193,7 @@ def stack_template(
 @contextlib.contextmanager
 def start_clone(
     template: Template, folder: Path, content: bytes, *, ssh: bool = False,
-    trace: Trace | None = None,
+    trace: Trace | None = None, keep_memory: bool = False,
 ) -> Iterator[Qemu]:  # fmt: skip
     """Run a clone of a template for the length of a ``with`` block.
 
@@ -193,9 +201,18 @@ def start_clone(
         folder: where its console (``console.log``) and report (``report``) go.
         content: what the guest finds in its fw_cfg item.
         trace: a log of executed instructions to write.
+        keep_memory: have the guest's memory in a file of its own (``memory``), which is
+            there when the guest has ended; else what it writes is nowhere.
     """
     (folder / "input").write_bytes(content)
-    machine = template.base.machine(folder, template.memory, incoming=True, ssh=ssh, trace=trace)
+    memory = template.memory
+    if keep_memory:
+        memory = folder / "memory"
+        with store.storage_errors(folder):
+            copy_sparse(template.memory, memory)
+    machine = template.base.machine(
+        folder, memory, share=keep_memory, incoming=True, ssh=ssh, trace=trace
+    )
     with start_qemu(machine, report=f"file,path={folder / 'report'}") as qemu:
         qemu.load(template.state)
         yield qemu
@@ -233,7 +250,7 @@ def _anonymous(base: Base) -> Machine:
     return Machine(
         qemu=nowhere, lane=base.lane, accelerator=base.accelerator, bzimage=nowhere,
         initrd=nowhere, memory=nowhere, share_memory=True, console=nowhere, input=nowhere,
-        leaks=base.leaks, arguments=base.kernel.arguments,
+        leaks=base.leaks, arguments=base.arguments,
     )  # fmt: skip
 
 
@@ -273,7 +290,7 @@ def _make(
 
 def _run_to_pause(base: Base, folder: Path, below: Template | None) -> None:
     """Run a guest until its agent stops it, then save it."""
-    machine = base.machine(folder, folder / "memory", template=True, incoming=below is not None)
+    machine = base.machine(folder, folder / "memory", share=True, incoming=below is not None)
     with start_qemu(machine, report=f"file,path={folder / 'report'}") as qemu:
         try:
             if below is not None:

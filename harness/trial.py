@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from harness import symbolise, verdict
 from harness.deadline import Deadline
+from harness.errors import GuestError
 from harness.machine import Lane, Trace
 from harness.template import Template, scratch_folder, start_clone, wrap_input
-from harness.verdict import Evidence, Finding, Verdict
+from harness.verdict import Evidence, Finding, MemoryScan, Verdict
 
 #: A trial may take this many boots of its kernel, and a fixed part on top: the
 #: machine's own speed, not a constant, says when a guest is lost.
@@ -35,7 +37,8 @@ class TrialSpec:
     lane: Lane
     scenario: str
     seed: int
-    #: Which task was stopped where, and what was done then; nothing in most trials.
+    #: What was done that the scenario does not do: which task was stopped where, or
+    #: what was made to fail; nothing in most trials.
     plan: str = ""
     #: By which method its tasks are scheduled; nothing for the kernel's own way.
     schedule: str = ""
@@ -62,6 +65,8 @@ class Trial:
     bound_s: float
     #: Module's name → its ``.ko`` with debug information.
     symbols: Mapping[str, Path]
+    #: Look through the guest's memory at the end (``harness/memscan.py``).
+    scan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ def judge(trial: Trial, evidence: Evidence, wall_s: float = 0.0) -> TrialResult:
         detectors=trial.template.base.kernel.detectors,
         known=trial.template.base.kernel.known,
     )
+    if trial.scan and evidence.memory is None and not findings:
+        raise GuestError("memory was to be looked through, and no module was unloaded")
     return TrialResult(
         spec=trial.spec,
         verdict=Verdict.FAIL if findings else Verdict.PASS,
@@ -121,16 +128,32 @@ def collect(trial: Trial, trace: Trace | None = None) -> Evidence:
     with scratch_folder() as folder:
         content = wrap_input(trial.program)
         started = time.monotonic()
-        with start_clone(trial.template, folder, content, trace=trace) as qemu:
+        with start_clone(
+            trial.template, folder, content, trace=trace, keep_memory=trial.scan
+        ) as qemu:
             restored = time.monotonic()
             status = qemu.wait_exit(Deadline.after(limit_s))
-        return Evidence(
+        evidence = Evidence(
             console=(folder / "console.log").read_bytes(),
             report=(folder / "report").read_bytes(),
             status=status,
             limit_s=limit_s,
             restore_s=restored - started,
         )
+        if not trial.scan:
+            return evidence
+        return dataclasses.replace(evidence, memory=_scan(trial, evidence, folder / "memory"))
+
+
+def _scan(trial: Trial, evidence: Evidence, memory: Path) -> MemoryScan | None:
+    # Loading numpy and drgn takes longer than many a command does.
+    from harness.memscan import scan
+
+    lives = module_lives(evidence.report, trial.symbols)
+    if evidence.status is None or not any(life.unloaded_us and life.base for life in lives):
+        return None
+    settled = any(event["ev"] == "end" for event in verdict.parse_report(evidence.report))
+    return scan(memory, trial.template.base.kernel, lives, settled=settled)
 
 
 def time_limit_s(trial: Trial) -> float:
@@ -154,6 +177,10 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
             size=int(event["size"]),
             load=int(event["number"]),
             unloaded_us=event.get("unloaded_us"),
+            sections=tuple(
+                (str(name), int(str(address), 0))
+                for name, address in event.get("sections", {}).items()
+            ),
         )
         for event in verdict.parse_report(report)
         if event["ev"] == "life" and event["module"] in symbols

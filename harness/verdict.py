@@ -14,10 +14,10 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness import audit, klog, program
-from harness.errors import GuestError
+from harness.errors import GuestError, NotLoadedError
 from harness.machine import EXECUTOR_DONE
 
 Event = dict[str, Any]
@@ -47,6 +47,7 @@ class Kind(enum.StrEnum):
     HANG = "hang"
     INSIDE = "inside"
     DIED = "died"
+    STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,18 @@ _SHORT_TRIAL_US = 20_000
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryScan:
+    """What looking through a guest's memory gave (``harness/memscan.py``)."""
+
+    findings: tuple[Finding, ...]
+    #: Words that point to where a module was, live or not.
+    words: int
+    took_s: float
+    #: What could not be looked at, and why.
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What a guest left behind."""
 
@@ -84,6 +97,8 @@ class Evidence:
     limit_s: float
     #: How long starting QEMU and restoring the guest took, seconds.
     restore_s: float = 0.0
+    #: None where nobody looked, or where no module had gone.
+    memory: MemoryScan | None = None
 
 
 def parse_report(report: bytes) -> tuple[Event, ...]:
@@ -154,9 +169,13 @@ def judge(
     findings += _data(by_name.get("data", ()))
     findings += _errnos(by_name.get("unexpected", ()))
     findings += _leaks(by_name.get("leak", ()), resolve)
-    findings += _residue(by_name.get("residue", ()))
+    findings += _residue(by_name.get("residue", ()), resolve)
+    if not findings and not has_own:
+        findings += _taint(by_name.get("detectors", ()))
     if not findings:
         findings += _deaths(by_name.get("died", ()))
+    if evidence.memory is not None:
+        findings += evidence.memory.findings
     findings += _ending(evidence, by_name, findings)
     if not findings:
         # Lockdep reports once and then no more, whoever's the report was.
@@ -236,10 +255,42 @@ def _leaks(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
         yield Finding(Kind.LEAK, title, text)
 
 
-def _residue(events: Iterable[Event]) -> Iterable[Finding]:
-    changes = [audit.Change(event["section"], event["sign"], event["line"]) for event in events]
+def _residue(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
+    changes = [
+        audit.Change(event["section"], event["sign"], _named(event, resolve)) for event in events
+    ]
     for title in audit.residue(changes):
         yield Finding(Kind.RESIDUE, title)
+
+
+def _named(event: Event, resolve: Resolve) -> str:
+    """Return the line of an event, by a function's name where it is an address in one."""
+    line: str = event["line"]
+    if event["section"] != audit.ORPHANS:
+        return line
+    where = resolve("", int(line, 16))
+    return where.split("+")[0] if where else "code that has gone"
+
+
+#: Bits of /proc/sys/kernel/tainted that say that something went wrong
+#: (Documentation/admin-guide/tainted-kernels.rst). What a module is by itself, such
+#: as out of the tree, unsigned or proprietary, is none of them.
+_TAINT: Final = {
+    4: "machine check", 5: "bad page", 7: "oops or BUG", 9: "warning", 14: "soft lockup",
+}  # fmt: skip
+
+
+def _taint(events: Iterable[Event]) -> Iterable[Finding]:
+    """Name what the kernel remembers, and the console does not tell."""
+    for event in events:
+        now, before = event.get("taint", -1), event.get("taint_before", -1)
+        if now < 0 or before < 0:
+            continue
+        for bit, what in _TAINT.items():
+            if now & ~before & 1 << bit:
+                yield Finding(
+                    Kind.SPLAT, f"tainted: {what} that the console does not show", _detail(event)
+                )
 
 
 def _ending(
@@ -282,7 +333,7 @@ def _require_evidence(
         raise GuestError(f"the executor had trouble: {event.get('what')} {event.get('errno', '')}")
     # A task that was stopped at an instruction of the module is proof enough of it.
     if "parked" not in events and not _loads(events):
-        raise GuestError("the module was never loaded: this trial shows nothing")
+        raise NotLoadedError("the module was never loaded: this trial shows nothing")
     for missing, what in (("audited", "residue was not looked for"), ("detectors", "no detectors")):
         # A plan whose unload was refused changed nothing, and ends its trial at once.
         if missing not in events and not (missing == "audited" and "refused" in events):
@@ -298,6 +349,10 @@ def _require_evidence(
             raise GuestError("lockdep did not answer, and the kernel has it")
         if event.get("lockdep") == 0 and not lockdep_spoke:
             raise GuestError("lockdep switched itself off without a report on the console")
+        if "hung task" in detectors and event.get("hung_task", 1) <= 0:
+            raise GuestError("the watch for hung tasks was switched off")
+        if "fault injection" in detectors and not event.get("fault_injection", True):
+            raise GuestError("fault injection is gone, and the kernel has it")
         if event.get("printk_lost", 0) > 0:
             raise GuestError(f"the kernel lost {event['printk_lost']} console messages")
     for event in events.get("leaks", ()):

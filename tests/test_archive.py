@@ -87,3 +87,8 @@ def test_kernel_from_an_archive_that_cannot_be_reached(
     with pytest.raises(InfrastructureError, match="cannot be asked for bookworm"):
         kernels.build_kernel(cache, kernels.load_recipe("6.1"))
     assert not (tmp_path / "resolved").exists()
+
+
+def test_names_of_packages(tmp_path: Path, said: dict[str, str]) -> None:
+    said["pkgnames"] = "b-dkms\na-dkms\ndkms\nlibc6\n"
+    assert Archive(tmp_path, ["sid"]).names("-dkms", soon()) == ("a-dkms", "b-dkms")

@@ -129,3 +129,16 @@ def test_stripped_file_is_refused(tmp_path: Path) -> None:
     proc.run(["strip", str(path)], deadline=Deadline.after(60))
     with pytest.raises(UsageError, match="no symbol table"):
         elf.load(path)
+
+
+def test_variables_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    source = "int kept = 3; static int zero[4]; int *get(void) { return zero; }"
+    path = compile_object(tmp_path, source=source)
+    assert "kept" not in elf.load(path).by_name
+    file = elf.load_all(path)
+    places = {
+        name: file.sections[file.by_name[name][0].section].name for name in ("kept", "zero", "get")
+    }
+    assert places == {"kept": ".data", "zero": ".bss", "get": ".text"}
+    (zero,) = file.by_name["zero"]
+    assert file.find(zero.section, zero.value + 15) == zero

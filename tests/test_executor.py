@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -109,6 +110,8 @@ def test_tables_match_those_of_the_harness(executor: Path) -> None:
         "ranks": str(ops.MAX_RANKS),
         "steps": str(ops.MAX_STEPS),
         "slice_us": str(ops.MIN_SLICE_US),
+        "settle_us": str(ops.MAX_SETTLE_US),
+        "fails": str(ops.MAX_FAILS),
     }
 
 
@@ -379,6 +382,40 @@ def test_retries_wait_for_an_allowed_answer(run: Run, tmp_path: Path) -> None:
     events = run(one(op("stat", "/no such", retries=2)))
     assert counts(events)["a", "stat"] == {"ENOENT": 1}
     assert of(events, "unexpected")
+
+
+def test_op_in_which_an_allocation_fails_is_told(run: Run) -> None:
+    body = [
+        op("stat", "/no such", place="p[0]", expect=("ENOENT",), fail=1_000_000),
+        op("stat", "/", place="p[1]"),
+        op("stat", "/", place="p[2]", fail=5),
+        # It does not come to its system call.
+        op("finit_module", "/no such", place="p[3]", expect=ANY, fail=7),
+    ]
+    events = run(one(*body))
+    told = of(events, "fail")
+    assert [(event["where"], event["nth"], event["errno"]) for event in told] == [
+        ("p[0]", 1_000_000, "ENOENT"), ("p[2]", 5, "ok"), ("p[3]", 7, "ENOENT"),
+    ]  # fmt: skip
+    assert not any(event["fired"] for event in told[::2])
+    assert told[2]["left"] == 7
+    assert not any(event["told"] for event in told)
+    # A kernel that cannot do it gives no evidence.
+    if not os.path.exists("/proc/thread-self/fail-nth"):
+        assert [event["errno"] for event in of(events, "trouble")] == ["ENOENT", "ENOENT"]
+        assert not told[1]["fired"]
+
+
+def test_more_failures_than_are_told_leave_no_evidence(run: Run) -> None:
+    events = run(one(Loop(600, (op("yield", fail=1),))))
+    assert len(of(events, "fail")) == 512
+    assert "failures not told" in [event["what"] for event in of(events, "trouble")]
+
+
+def test_program_without_failures_says_nothing_of_them(run: Run) -> None:
+    events = run(one(op("yield")))
+    assert not of(events, "fail")
+    assert not of(events, "trouble")
 
 
 def test_data_that_differs_is_told_where_and_how(run: Run, tmp_path: Path) -> None:
@@ -660,6 +697,66 @@ def test_residue_lines_are_bounded_per_section(run: Run, tmp_path: Path) -> None
     events = run(one(op("write_file", str(lines), text)), "--audit", str(audit))
     assert len(of(events, "residue")) == 100
     assert of(events, "residue-cut")[0]["more"] == 50
+
+
+def test_audit_reads_who_asked_for_memory_and_is_gone(run: Run, tmp_path: Path) -> None:
+    areas = tmp_path / "vmallocinfo"
+    areas.write_text("")
+    audit = tmp_path / "audit"
+    audit.write_text(f"V orphans {areas}\n")
+    text = (
+        "0xffffc90000000000-0xffffc90000005000   20480 kernel_clone+0x8a/0x320 pages=4 vmalloc\n"
+        "0xffffc90000006000-0xffffc90000008000    8192 0xffffffffc0001234 pages=1 vmalloc\n"
+        "0xffffc90000009000-0xffffc9000000b000    8192 unpurged vm_area\n"
+    )
+    events = run(one(op("write_file", str(areas), text)), "--audit", str(audit))
+    assert [event["line"] for event in of(events, "residue")] == ["0xffffffffc0001234"]
+
+
+def test_survey_tells_what_has_come_since_the_baseline(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "names").mkdir()
+    lines = tmp_path / "lines"
+    lines.write_text("old\n")
+    audit = tmp_path / "audit"
+    audit.write_text(f"T tree {tmp_path}/tree\nN names {tmp_path}/names\nL lines {lines}\n")
+    body = [
+        op("mkdir", f"{tmp_path}/tree/folder", 0o755),
+        op("mkdir", f"{tmp_path}/names/own", 0o755),
+        op("write_file", str(lines), "old\nnew\n"),
+        op("open", 0, f"{tmp_path}/names/own/below", ("rdwr", "creat"), 0o640),
+        op("survey", "in between"),
+        op("rmdir", f"{tmp_path}/tree/folder"),
+        op("survey", "later"),
+        op("unlink", f"{tmp_path}/names/own/below"),
+        op("rmdir", f"{tmp_path}/names/own"),
+    ]
+    events = run(one(*body), "--audit", str(audit))
+    seen = {(event["survey"], event["line"]): event for event in of(events, "surface")}
+    both = {f"{tmp_path}/names/own", f"{tmp_path}/names/own/below", "new"}
+    assert {line for name, line in seen if name == "later"} == both
+    assert {line for name, line in seen if name == "in between"} == {
+        *both,
+        f"{tmp_path}/tree/folder",
+    }
+    modes = {line.rpartition("/")[2]: int(event["mode"], 8) for (_, line), event in seen.items()}
+    assert stat.S_ISDIR(modes["folder"])
+    assert stat.S_ISREG(modes["below"])
+    assert modes["below"] & 0o777 == 0o640
+    assert modes["new"] == 0
+    assert [event["line"] for event in of(events, "residue")] == ["new"]
+
+
+def test_survey_says_how_much_it_left_out(run: Run, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("")
+    audit = tmp_path / "audit"
+    audit.write_text(f"L lines {lines}\n")
+    text = "".join(f"{number}\n" for number in range(130))
+    body = [op("write_file", str(lines), text), op("survey", "x")]
+    events = run(one(*body), "--audit", str(audit))
+    assert len(of(events, "surface")) == 100
+    assert of(events, "surface-cut")[0]["more"] == 30
 
 
 @pytest.mark.parametrize("line", ["L nokind /x", "L lines", "T tree /x" + " /y" * 9])

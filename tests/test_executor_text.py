@@ -72,7 +72,8 @@ _results = st.just(("any",)) | st.lists(
 def _ops(name: str) -> st.SearchStrategy[Op]:
     args = st.tuples(*(_values(param) for param in OPS[name].params))
     retries = st.integers(0, ops.MAX_RETRIES)
-    return st.builds(Op, _texts, st.just(name), args, _results, _results, retries)
+    fail = st.one_of(st.just(0), st.integers(1, ops.MAX_FAIL_NTH))
+    return st.builds(Op, _texts, st.just(name), args, _results, _results, retries, fail)
 
 
 def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -153,6 +154,7 @@ def programs(draw: st.DrawFn) -> Program:
         teardown=draw(_phases),
         park=park,
         schedule=schedule,
+        settle_us=draw(st.integers(0, ops.MAX_SETTLE_US)),
     )
 
 
@@ -265,6 +267,8 @@ def assert_refused(
         (b"seed 7", b"seed 18446744073709551616", 3, "is not a number"),
         (b"bound_us 1000", b"bound_us 0", 4, "0 is not in 1..3600000000"),
         (b"kmemleak 0", b"kmemleak 2", 5, "2 is not in 0..1"),
+        (b"setup\n", b"settle_us 0\nsetup\n", 6, "0 is not in 1..60000000"),
+        (b"setup\n", b"settle_us\nsetup\n", 6, "line is not 'settle_us' and its value"),
         (b"kmemleak 0", b"kmemleak  0", 5, "more than one space"),
         (b"setup\n", b"set-up\n", 6, "'set-up' where 'setup' should be"),
         (b"op setup[0] ok", b"op setup[0] EWHAT", 7, "no result is called 'EWHAT'"),
@@ -374,6 +378,11 @@ def _with_body(body: list[str]) -> bytes:
         (["op p ok - 0 exec /x" + " a" * 50], "more than 40 words"),
         (["op p ok - 0 stat /" + "x" * ops.MAX_PROGRAM_BYTES], "more than 131072"),
         ([f"op p ok - 0 delete_module m{i} -" for i in range(9)], "more than 8 modules"),
+        (["fail 1", "op p ok - 0 yield"] * 513, "more than 512 ops that fail"),
+        (["fail 0", "op p ok - 0 yield"], "0 is not in 1..1000000000"),
+        (["fail 1 2", "op p ok - 0 yield"], "'fail' line has 3 words, not 2"),
+        (["fail 1"], "'fail' before 'end'"),
+        (["fail 1", "fail 2", "op p ok - 0 yield"], "'fail' before 'fail'"),
         (["op p ok"], "'op' line is too short"),
         (["choose", "end"], "'choose' holds branches"),
         (["choose", "loop 1", "end", "end"], "'choose' holds branches, not 'loop'"),

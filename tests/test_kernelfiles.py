@@ -203,3 +203,65 @@ def test_the_default_kernel_is_named_by_the_same_inputs_as_ever(
     assert first == store.digest(inputs)
     monkeypatch.setattr(kernels, "compiler_version", lambda program="gcc": "gcc 13")
     assert kernels.current_key(cache, recipe) != first
+
+
+# ---- options on top of a profile ----------------------------------------------------------------
+
+
+def test_options_after_a_profiles_name_are_added() -> None:
+    plain = kernelfiles.load_recipe("6.1", "kasan")
+    more = kernelfiles.load_recipe("6.1", "kasan+ZRAM=m+BLOCK")
+    assert more.profile == "kasan+BLOCK=y+ZRAM=m"
+    assert more.added == ("CONFIG_BLOCK", "CONFIG_ZRAM")
+    differing = dict(more.options).items() - dict(plain.options).items()
+    assert {name for name, _ in differing} == {
+        "CONFIG_ZRAM", "CONFIG_BLOCK", "CONFIG_LOCALVERSION",
+    }  # fmt: skip
+    # Modules of one must not pass for modules of the other.
+    release = dict(more.options)["CONFIG_LOCALVERSION"]
+    assert re.fullmatch(r'"-kasan\.[0-9a-f]{6}"', release)
+    other = kernelfiles.load_recipe("6.1", "kasan+ZRAM=y+BLOCK")
+    assert dict(other.options)["CONFIG_LOCALVERSION"] != release
+    assert (plain.needs, plain.arguments) == (more.needs, more.arguments)
+
+
+def test_one_name_for_one_set_of_options() -> None:
+    same = kernelfiles.load_recipe("6.1", "kasan+BLOCK=y+CONFIG_ZRAM=m")
+    assert same == kernelfiles.load_recipe("6.1", "kasan+ZRAM=m+BLOCK=y")
+    assert kernelfiles.add_options("kasan+A=y", {"CONFIG_B": "m", "CONFIG_A": "n"}) == (
+        "kasan+A=n+B=m"
+    )
+
+
+def test_profile_without_options_is_what_it_was() -> None:
+    # Kernels that were built go on being found.
+    assert kernelfiles.load_recipe("6.1", "kasan").added == ()
+    assert dict(kernelfiles.load_recipe("6.1", "kasan").options)["CONFIG_LOCALVERSION"] == (
+        '"-kasan"'
+    )
+
+
+def test_file_whose_name_has_a_plus(own: Path) -> None:
+    (own / "profiles" / "a+b.yaml").write_text("name: a+b\nfragments: [base]\n")
+    assert kernelfiles.load_recipe("6.1", "a+b").added == ()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "profile", "why"),
+    [
+        ("6.1", "kasan+", "configuration option '': not of the form"),
+        ("6.1", "kasan+zram=m", "'zram=m': not of the form"),
+        ("6.1", "kasan+ZRAM=maybe", "not of the form"),
+        ("6.1", "kasn+ZRAM=m", "profile 'kasn': unknown"),
+        ("6.1", "distro+ZRAM=m", r"taken as it is, nothing can be added .*\(CONFIG_ZRAM\)"),
+    ],
+)
+def test_options_that_cannot_be_added(kernel: str, profile: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        kernelfiles.load_recipe(kernel, profile)
+
+
+def test_nothing_is_added_to_a_tree_that_somebody_built(own: Path) -> None:
+    kernel_file(own, "name: mine\nprovider: tree\npath: x\n")
+    with pytest.raises(UsageError, match="taken as it is"):
+        kernelfiles.load_recipe("mine", "kasan+ZRAM=m")

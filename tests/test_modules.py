@@ -45,6 +45,9 @@ def test_kbuild_without_a_module(tmp_path: Path) -> None:
         ("{name: foo, colour: red}", r"colour: Extra inputs"),
         ("{name: foo, variants: {bad: {mistakes: x}}}", r"variants\.bad\.mistakes: Extra inputs"),
         ("- a", "document"),
+        ("{name: foo, build: [../x]}", r"build\.0: .*not a folder below this one"),
+        ("{name: foo, build: [/etc]}", r"build\.0: .*not a folder below this one"),
+        ("{name: foo, make: ['SHELL=/bin/x']}", r"make\.0: String should match pattern"),
     ],
 )
 def test_malformed_data_file(tmp_path: Path, data: str, why: str) -> None:

@@ -114,6 +114,8 @@ def _actors(*actors: Actor) -> Program:
         (_op(name="sync", expect=("EWHAT",)), "no errno is called 'EWHAT'"),
         (_op(name="sync", expect=("EWOULDBLOCK",)), "EWOULDBLOCK has another name: EAGAIN"),
         (_op(name="sync", retries=1001), "1001 is not in 0"),
+        (_op(name="sync", fail=10**9 + 1), "1000000001 is not in 1"),
+        (_actors(replace(_A, body=(replace(_YIELD, fail=1),) * 513)), "513 ops that fail"),
         (_op("c", "TERM", name="kill"), "no actor is called 'c'"),
         (_actors(_A, _A), "two actors have the same name"),
         (_actors(replace(_A, name="")), "'' is no name"),
@@ -158,11 +160,15 @@ def test_deepest_program_that_fits_is_written() -> None:
         ("seed 1", "seed 01", "line 3: '01' is not a whole number"),
         ("setup", "set", "line 6: no setup"),
         ("teardown", "tear", "line 11: no teardown"),
+        ("setup", "settle_us\nsetup", "line 6: line is not 'settle_us' and its value"),
+        ("setup", "settle_us 0\nsetup", "line 6: 0 is not"),
         ("actor a process", "actor a fiber", "line 8: bad actor line"),
         ("op p ok - 0 yield", "op p ok - 0 yield 1", "line 9: yield has too many words"),
         ("op p ok - 0 yield", "op p ok - 0 stat", "line 9: stat has too few words"),
         ("op p ok - 0 yield", "op p ok", "line 9: op line is too short"),
         ("op p ok - 0 yield", "op p ok - 0 yeld", "line 9: no op is called 'yeld'"),
+        ("op p ok - 0 yield", "fail 0\nop p ok - 0 yield", "line 9: 0 is not in 1"),
+        ("op p ok - 0 yield", "fail 1\nloop 1", "line 10: 'fail' before 'loop'"),
         ("op p ok - 0 yield", "nop", "line 9: 'nop' in a list of ops"),
         ("op p ok - 0 yield", "op p ok - 0 mkdir /x 755", "'755' is not a mode such as 0644"),
         ("op p ok - 0 yield", "choose\nloop 1", "line 10: 'choose' holds branches"),
@@ -195,6 +201,15 @@ def test_plan_travels_between_actors_and_teardown() -> None:
         "op park.do[0] any - 0 delete_module m nonblock", "end", "teardown",
     ]  # fmt: skip
     assert Program.parse(prog.serialise()) == prog
+
+
+def test_failing_allocation_is_a_line_of_its_own() -> None:
+    body = (replace(_YIELD, fail=3), _YIELD)
+    prog = replace(_PROGRAM, actors=(replace(_A, body=body),))
+    text = prog.serialise().decode()
+    assert "\nfail 3\nop p ok - 0 yield\nop p ok - 0 yield\nend\n" in text
+    assert Program.parse(prog.serialise()) == prog
+    assert b"fail" not in _PROGRAM.serialise()
 
 
 def test_program_without_a_plan_has_the_text_it_always_had() -> None:

@@ -114,6 +114,8 @@ def test_steps_keep_their_place_and_line() -> None:
         ("      - yield:\n        expect: 3", 9, "expect: is a list of errno names"),
         ("      - yield:\n        expect: [any, ok]", 9, "'any' stands alone"),
         ("      - yield:\n        retries: many", 9, "retries: is a number"),
+        ("      - yield:\n        fail: first", 9, "fail: is a number"),
+        ("      - yield:\n        fail: -1", 9, "fail: -1 is not in 0..1000000000"),
         ("      - yield:\n        retries: 2000", 9, "retries: 2000 is not in 0..1000"),
         ("      - loop: 0\n        do: [yield]", 8, "loop: 0 is not in 1..1000000000"),
         ("      - loop: 3\n        doo: [yield]", 9, "doo: unknown field; did you mean do?"),

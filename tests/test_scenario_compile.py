@@ -129,3 +129,11 @@ def test_only_the_seed_differs_between_seeds() -> None:
         compile_program(scenario, seed=seed, bindings=_BINDINGS).serialise() for seed in (1, 2)
     )
     assert one.replace(b"seed 1\n", b"seed 2\n") == two
+
+
+def test_failing_allocation_goes_into_the_program() -> None:
+    text = _TEXT.replace("- delete_module: ", "- fail: 3\n    delete_module: ", 1)
+    assert text != _TEXT
+    prog = compile_program(parse_scenario(text, "t.yaml"), seed=1, bindings=_BINDINGS)
+    assert [op.fail for op in prog.teardown if isinstance(op, Op) and op.fail] == [3]
+    assert prog.serialise().count(b"\nfail 3\nop ") == 1

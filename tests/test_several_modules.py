@@ -43,10 +43,29 @@ def test_family_of_one_has_only_the_main_role(tmp_path: Path) -> None:
     assert one.offers == {"module"}
 
 
-def test_several_modules_without_a_data_file_are_not_guessed_at(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="names 3 modules: base, user, other-one") as caught:
-        family(tmp_path, None)
-    assert "modules: {main: other-one, ROLE: base, ROLE: user}" in str(caught.value.hint)
+def test_several_modules_without_a_data_file(tmp_path: Path) -> None:
+    (tmp_path / "base.c").write_text("EXPORT_SYMBOL_GPL(base_call);\n")
+    three = family(tmp_path, None)
+    # What offers something to others is loaded with them, and the last of the rest stands for all.
+    assert dict(three.roles) == {"main": "other_one", "base": "base", "user": "user"}
+    assert three.folder == three.home == tmp_path
+
+
+def test_module_of_several_is_chosen_as_obj_m_calls_it(tmp_path: Path) -> None:
+    family(tmp_path, None)
+    chosen = modules.find_family(f"{tmp_path}/user.o")
+    assert chosen.roles["main"] == chosen.name == "user"
+    assert chosen.home == tmp_path
+    assert modules.find_family(str(chosen.folder)) == chosen
+    with pytest.raises(UsageError, match=r"makes no module nothing; .* base, user, other_one"):
+        modules.find_family(f"{tmp_path}/nothing.o")
+
+
+def test_module_other_than_the_data_file_says(tmp_path: Path) -> None:
+    family(tmp_path)
+    assert modules.find_family(f"{tmp_path}/user.o").roles["core"] == "base"
+    with pytest.raises(UsageError, match=r"module\.yaml: its main module is user, not base"):
+        modules.find_family(f"{tmp_path}/base.o")
 
 
 @pytest.mark.parametrize(

@@ -235,3 +235,59 @@ def test_schedule_that_was_not_carried_out_is_no_pass() -> None:
     assert titles(LOADED, AUDITED, DETECTORS, END, done) == []
     with pytest.raises(GuestError, match="not carried out to its end"):
         titles(LOADED, AUDITED, DETECTORS, END, {**done, "over": False})
+
+
+@pytest.mark.parametrize(
+    ("taint", "before", "what"),
+    [(1 << 9, 0, "warning"), (1 << 12 | 1 << 7, 1 << 12, "oops or BUG"),
+     (1 << 14, 0, "soft lockup"), (1 << 5, 0, "bad page")],
+)  # fmt: skip
+def test_taint_without_a_report_is_a_finding(taint: int, before: int, what: str) -> None:
+    seen = {**DETECTORS, "taint": taint, "taint_before": before}
+    assert titles(LOADED, AUDITED, seen, END) == [
+        (Kind.SPLAT, f"tainted: {what} that the console does not show")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("taint", "before"),
+    # Proprietary, out of tree, unsigned; a warning at boot; a kernel that does not say.
+    [(1, 0), (1 << 12 | 1 << 13, 0), (1 << 9, 1 << 9), (-1, -1)],
+)
+def test_what_a_module_is_taints_and_is_no_finding(taint: int, before: int) -> None:
+    seen = {**DETECTORS, "taint": taint, "taint_before": before}
+    assert titles(LOADED, AUDITED, seen, END) == []
+
+
+def test_taint_is_not_told_beside_the_report_that_it_comes_from() -> None:
+    seen = {**DETECTORS, "taint": 1 << 7, "taint_before": 0}
+    assert len(titles(LOADED, AUDITED, seen, END, console=OOPS)) == 1
+    known = verdict.judge(evidence(LOADED, AUDITED, seen, END, console=OOPS), known=KNOWN)
+    assert known == ()
+
+
+@pytest.mark.parametrize(
+    ("seen", "has", "why"),
+    [
+        ({"hung_task": 0}, "hung task", "hung tasks was switched off"),
+        ({"fault_injection": False}, "fault injection", "fault injection is gone"),
+    ],
+)
+def test_detector_that_was_switched_off_is_an_error(
+    seen: dict[str, object], has: str, why: str
+) -> None:
+    asleep = evidence(LOADED, AUDITED, {**DETECTORS, **seen}, END)
+    with pytest.raises(GuestError, match=why):
+        verdict.judge(asleep, detectors=[has])
+    assert verdict.judge(asleep) == ()
+
+
+def test_vmalloc_area_is_named_by_the_function_that_asked_for_it() -> None:
+    left = {"ev": "residue", "section": "vmalloc", "sign": "+", "line": "0xffffffffc0001234"}
+    found = verdict.judge(
+        evidence(LOADED, left, AUDITED, DETECTORS, END), lambda module, at: "foo_init+0x12/0x40"
+    )
+    assert [finding.title for finding in found] == ["residue: vmalloc area of foo_init"]
+    assert titles(LOADED, left, AUDITED, DETECTORS, END) == [
+        (Kind.RESIDUE, "residue: vmalloc area of code that has gone")
+    ]

@@ -56,6 +56,12 @@ void actor_mark(unsigned long index, unsigned long magic, unsigned long node)
 	__asm__ volatile ("" : : "D" (index), "S" (magic), "d" (node) : "memory");
 }
 
+/* These look around in /proc too, and what they allocate there is no part of the op. */
+static bool arms_itself(const struct op_type *type)
+{
+	return type->run == op_finit_module || type->run == op_delete_module;
+}
+
 static int run_op(struct ctx *c, uint32_t index)
 {
 	const struct node *n = &c->prog->node[index];
@@ -67,8 +73,12 @@ static int run_op(struct ctx *c, uint32_t index)
 	if (c->index == ACTOR_UNLOADER && strcmp(n->type->name, "delete_module"))
 		atomic_store(&shared->park.disturbed, 1);
 	atomic_store_explicit(&c->st->node, index + 1, memory_order_relaxed);
+	c->fail.nth = n->fail;
 	for (uint32_t left = n->retries; ; left--) {
+		if (!arms_itself(n->type))
+			fail_arm(c);
 		res = n->type->run(c, n);
+		fail_disarm(c);
 		fine = res == RES_SKIPPED || result_has(&n->expect, res);
 		if (fine || !left || atomic_load(&shared->park.disturbed))
 			break;
@@ -78,6 +88,8 @@ static int run_op(struct ctx *c, uint32_t index)
 	count_result(index, res);
 	if (!fine)
 		note_unexpected(index, res);
+	if (n->fail)
+		fail_note(c, index, res);
 	return res;
 }
 
@@ -141,6 +153,7 @@ void actor_run(const struct program *prog, unsigned int index)
 	if (!c.buf)
 		abort();
 	c.want = c.buf + MAX_IO;
+	fail_open(&c);
 	for (uint64_t turn = 0; !actor->repeat || turn < actor->repeat; turn++) {
 		run_list(&c, actor->first, actor->end);
 		atomic_fetch_add(&c.st->iterations, 1);
@@ -155,6 +168,7 @@ void actor_run(const struct program *prog, unsigned int index)
 		if (c.fd[i] >= 0)
 			close(c.fd[i]);
 	}
+	fail_close(&c);
 	free(c.buf);
 }
 

@@ -54,6 +54,7 @@ static void take_payload(const char *archive, size_t len)
 	start = now_us();
 	park_prepare();
 	kmemleak_baseline();
+	detectors_baseline();
 	audit_baseline();
 	ev_begin("prepared");
 	ev_u64("took_us", now_us() - start);

@@ -10,6 +10,7 @@
  *   names     the names in a directory, numbers (the tasks in /proc) left out
  *   tree      all paths below a directory, on its own filesystem only
  *   kthreads  names of kernel threads (path is not used)
+ *   orphans   from /proc/vmallocinfo, who asked for memory and has no name any more
  *   slabs     names of slab caches (path is /sys/kernel/slab or /proc/slabinfo)
  */
 #define _GNU_SOURCE
@@ -25,7 +26,7 @@
 
 #include "executor.h"
 
-#define MAX_SECTIONS	32
+#define MAX_SECTIONS	48
 #define MAX_SKIPS	8
 #define MAX_TOLD	100	/* lines told per section */
 #define RECHECKS	20
@@ -135,6 +136,24 @@ static void read_lines(const struct section *section, struct lines *to)
 static void read_first(const struct section *section, struct lines *to)
 {
 	each_line(section->path, to, true, 0);
+}
+
+/*
+ * `0xfrom-0xto size caller ...`: the kernel prints a caller without a symbol, which is
+ * code that has been unloaded, as a bare address.
+ */
+static void read_orphans(const struct section *section, struct lines *to)
+{
+	FILE *file = fopen(section->path, "re");
+	char line[512], caller[64];
+
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%*s %*s %63s", caller) == 1 && !strncmp(caller, "0x", 2))
+			add(to, caller, strlen(caller));
+	}
+	fclose(file);
 }
 
 static bool is_dots(const char *name)
@@ -303,6 +322,7 @@ static const struct {
 } kinds[] = {
 	{ "lines", read_lines }, { "first", read_first }, { "names", read_names },
 	{ "tree", read_tree }, { "kthreads", read_kthreads }, { "slabs", read_slabs },
+	{ "orphans", read_orphans },
 };
 
 static bool load_section(char *line)
@@ -370,11 +390,8 @@ void audit_baseline(void)
 	}
 }
 
-static void tell_line(const struct section *section, const char *sign, const char *line,
-		      unsigned int *told)
+static void tell_line(const struct section *section, const char *sign, const char *line)
 {
-	if ((*told)++ >= MAX_TOLD)
-		return;
 	ev_begin("residue");
 	ev_str("section", section->name);
 	ev_str("sign", sign);
@@ -382,11 +399,16 @@ static void tell_line(const struct section *section, const char *sign, const cha
 	ev_end();
 }
 
-/* Walks both sorted sets at once; counts what is only in one of them. */
-static unsigned int differ(const struct section *section, const struct lines *now, bool tell)
+typedef void (*change_fn)(const struct section *section, const char *sign, const char *line);
+
+/*
+ * Walks both sorted sets at once; counts what is only in one of them, and hands the
+ * first MAX_TOLD of it to @each.
+ */
+static unsigned int differ(const struct section *section, const struct lines *now, change_fn each)
 {
 	const struct lines *old = &section->baseline;
-	unsigned int count = 0, told = 0;
+	unsigned int count = 0;
 	size_t i = 0, j = 0;
 
 	while (i < old->n || j < now->n) {
@@ -394,15 +416,27 @@ static unsigned int differ(const struct section *section, const struct lines *no
 			    strcmp(old->sorted[i], now->sorted[j]);
 
 		if (order) {
+			if (each && count < MAX_TOLD)
+				each(section, order < 0 ? "-" : "+",
+				     order < 0 ? old->sorted[i] : now->sorted[j]);
 			count++;
-			if (tell)
-				tell_line(section, order < 0 ? "-" : "+",
-					  order < 0 ? old->sorted[i] : now->sorted[j], &told);
 		}
 		i += order <= 0;
 		j += order >= 0;
 	}
-	if (tell && count > MAX_TOLD) {
+	return count;
+}
+
+static unsigned int differ_only(const struct section *section, const struct lines *now)
+{
+	return differ(section, now, NULL);
+}
+
+static unsigned int differ_and_tell(const struct section *section, const struct lines *now)
+{
+	unsigned int count = differ(section, now, tell_line);
+
+	if (count > MAX_TOLD) {
 		ev_begin("residue-cut");
 		ev_str("section", section->name);
 		ev_u64("more", count - MAX_TOLD);
@@ -428,7 +462,7 @@ void audit_compare(void)
 
 			sections[i].read(&sections[i], &now);
 			settle(&now);
-			if (!differ(&sections[i], &now, last) || last) {
+			if (!(last ? differ_and_tell : differ_only)(&sections[i], &now) || last) {
 				lines += now.n;
 				empty += !now.n;
 				drop(&now);
@@ -446,4 +480,37 @@ void audit_compare(void)
 	ev_u64("rechecks", rechecks);
 	ev_u64("took_us", now_us() - start);
 	ev_end();
+}
+
+static void survey_line(const struct section *section, const char *sign, const char *line)
+{
+	char path[PATH_MAX];
+
+	if (*sign != '+')
+		return;
+	/* A name alone stands for all that is below it, which no audit reads. */
+	if (section->read == read_names) {
+		snprintf(path, sizeof(path), "%s/%s", section->path, line);
+		survey_tree(section->name, path);
+	} else if (*line == '/') {
+		survey_path(section->name, line);
+	} else {
+		survey_note(section->name, line, 0, 0);
+	}
+}
+
+/* What there is now and was not at the baseline. */
+void audit_survey(void)
+{
+	for (unsigned int i = 0; i < nsections; i++) {
+		struct lines now = { };
+		unsigned int count;
+
+		sections[i].read(&sections[i], &now);
+		settle(&now);
+		count = differ(&sections[i], &now, survey_line);
+		if (count > MAX_TOLD)
+			survey_cut(count - MAX_TOLD);
+		drop(&now);
+	}
 }

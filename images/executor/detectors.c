@@ -135,6 +135,14 @@ static long printk_lost(void)
 	return lost;
 }
 
+static long taint_before = -1;
+
+/* How the kernel has tainted itself already is not the module's doing either. */
+void detectors_baseline(void)
+{
+	taint_before = number_in("/proc/sys/kernel/tainted", NULL);
+}
+
 /* -1 stands for 'this kernel does not say'. */
 void detectors_report(void)
 {
@@ -143,6 +151,9 @@ void detectors_report(void)
 	/* Refused with EPERM once it has disabled itself (mm/kmemleak.c). */
 	ev_bool("kmemleak", !kmemleak_do("scan=off"));
 	ev_int("taint", number_in("/proc/sys/kernel/tainted", NULL));
+	ev_int("taint_before", taint_before);
+	ev_int("hung_task", number_in("/proc/sys/kernel/hung_task_timeout_secs", NULL));
+	ev_bool("fault_injection", !access("/proc/self/fail-nth", F_OK));
 	ev_int("printk_lost", printk_lost());
 	ev_str("channel", channel_kind());
 	ev_end_always();

@@ -4,8 +4,8 @@
  * calls and reports what happened as JSON lines. See main.c for its modes.
  *
  * Order of the files, lowest first: util, channel, report, words, program,
- * ops_*, modlife, optable, actor, audit, detectors, tell, tasks, park, schedule,
- * run, agent, relay, main.
+ * fail, ops_*, modlife, optable, actor, survey, audit, detectors, tell, tasks, park,
+ * schedule, run, agent, relay, main.
  */
 #ifndef EXECUTOR_H
 #define EXECUTOR_H
@@ -34,10 +34,15 @@
 #define MAX_RANKS	(MAX_ACTORS + 8)	/* roles that a schedule ranks */
 #define MAX_STEPS	32	/* demotions and starvations of a schedule */
 #define MIN_SLICE_US	200
+#define MAX_SETTLE_US	60000000
+#define MAX_FAILS	512	/* ops of a program whose Nth allocation fails */
+#define MAX_FAIL_NTH	1000000000
 
 #define MAX_DATA	4	/* lost-data events kept per actor */
 #define MAX_INSIDE	4	/* tasks found inside an unloaded module */
 #define MAX_LIVES	8	/* loads remembered of each module, the newest */
+#define MAX_PLACES	48	/* sections of a module whose addresses are told */
+#define SECTION_LEN	40
 #define REPORT_BYTES	(256 * 1024)
 #define STACK_TEXT	2048
 #define NAME_LEN	64
@@ -147,6 +152,7 @@ struct node {
 	struct result_set expect;
 	struct result_set stop;
 	uint32_t retries;
+	uint32_t fail;		/* its so many-th allocation fails; 0: none */
 	char *place;		/* path in the scenario */
 	char *text;		/* op and arguments as they were written */
 };
@@ -198,11 +204,13 @@ struct program {
 	struct schedule *schedule;	/* NULL without one */
 	uint64_t seed;
 	uint64_t bound_us;
+	uint64_t settle_us;	/* rest before the end; 0: nobody looks at the memory */
 	bool kmemleak;
 	unsigned int nactors;
 	struct actor actor[ALL_ACTORS];
 	struct node *node;	/* MAX_NODES */
 	uint32_t nnodes;
+	unsigned int nfails;	/* ops in which an allocation fails */
 	unsigned int nmodules;
 	char module[MAX_MODULES][NAME_LEN];
 };
@@ -285,10 +293,18 @@ struct inside {
 	char stack[STACK_TEXT];
 };
 
+struct place {
+	char section[SECTION_LEN];
+	uint64_t address;
+};
+
 struct life {
 	uint32_t number;		/* nth load of its module, 0: none */
+	uint32_t nplaces;		/* none unless somebody looks at the memory */
+	bool told;
 	uint64_t base, size;
 	uint64_t loaded_us, unloaded_us;
+	struct place place[MAX_PLACES];
 };
 
 /* What became of a plan. Texts are complete when the flag before them is set. */
@@ -336,8 +352,30 @@ struct schedule_state {
 	uint32_t tasks;			/* whose priority was set */
 };
 
+#define SURVEY_BYTES	(96 * 1024)
+
+/* What surveys have found: for each thing its strings, one after another. */
+struct survey_state {
+	_Atomic uint32_t busy, len;	/* len: of what is complete */
+	_Atomic uint32_t cut;		/* things for which there was no room */
+	char text[SURVEY_BYTES];
+};
+
+/* What became of an op in which an allocation was to fail; see fail.c. */
+struct fail_done {
+	_Atomic uint32_t ready;
+	unsigned int actor;
+	uint32_t node;
+	uint32_t left;		/* what fail-nth has come down to; 0: one has failed */
+	bool told;		/* the kernel has printed where */
+	int err;		/* nothing was made to fail, for this reason */
+	int res;
+	uint64_t start_us, end_us;
+};
+
 struct shared {
 	struct report_state report;
+	struct survey_state survey;
 	struct park_state park;
 	struct spinner_state spinner;
 	struct schedule_state schedule;
@@ -349,6 +387,8 @@ struct shared {
 	struct life life[MAX_MODULES][MAX_LIVES];
 	_Atomic uint32_t ninside;
 	struct inside inside[MAX_INSIDE];
+	_Atomic uint32_t nfails;
+	struct fail_done fail[MAX_FAILS];
 	struct node_state node[MAX_NODES];
 };
 
@@ -367,6 +407,15 @@ struct ctx {
 	size_t map_len[MAX_MAPS];
 	uint64_t map_offset[MAX_MAPS];
 	unsigned char *buf, *want;	/* MAX_IO each */
+	struct fail_task {
+		uint32_t nth;		/* of the op under way; 0: none, or over */
+		bool armed, told;
+		int fd;			/* of its own fail-nth, or -1 */
+		int log;		/* the kernel's messages, or -1 */
+		uint32_t left;
+		int err;
+		uint64_t start_us, end_us;
+	} fail;
 };
 
 /* optable.c: what ops there are and what words they take. */
@@ -393,6 +442,15 @@ struct op_type {
 const struct op_type *op_by_name(const char *name);
 const struct op_type *op_by_index(unsigned int i);
 void tables_print(void);
+
+/* fail.c: make an allocation fail */
+void fail_prepare(void);
+void fail_finish(void);
+void fail_open(struct ctx *c);
+void fail_close(struct ctx *c);
+void fail_arm(struct ctx *c);
+void fail_disarm(struct ctx *c);
+void fail_note(struct ctx *c, uint32_t node, int res);
 
 /* ops_file.c, ops_fs.c, ops_socket.c, ops_task.c, ops_module.c */
 int op_open(struct ctx *c, const struct node *n);
@@ -453,7 +511,7 @@ void barrier_leave(const struct program *prog, unsigned int actor);
 bool module_range(const char *name, uint64_t *base, uint64_t *size);
 void life_loaded(const struct program *prog, int module, uint64_t us);
 uint32_t life_open(int module);
-void life_unloaded(uint32_t slot, int module, uint64_t us);
+void life_unloaded(const struct program *prog, uint32_t slot, int module, uint64_t us);
 size_t stack_text(int pid, int tid, char *buf, size_t size);
 uint64_t task_switches(int pid, int tid);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);
@@ -469,7 +527,15 @@ int actor_spawn_process(const struct program *prog, unsigned int index);
 int actor_spawn_threads(const struct program *prog);
 void actor_ended(const struct program *prog, unsigned int index, int died);
 
+/* survey.c: what has come since the baseline, while a program runs */
+int op_survey(struct ctx *c, const struct node *n);
+void survey_note(const char *section, const char *line, unsigned int mode, unsigned long rdev);
+void survey_cut(unsigned int more);
+void survey_path(const char *section, const char *path);
+void survey_tree(const char *section, const char *path);
+
 /* audit.c */
+void audit_survey(void);
 int audit_load(const char *path);
 void audit_baseline(void);
 void audit_compare(void);
@@ -477,6 +543,7 @@ void audit_compare(void);
 /* detectors.c */
 void kmemleak_baseline(void);
 void kmemleak_report(void);
+void detectors_baseline(void);
 void detectors_report(void);
 
 /* tell.c: what the report says about actors */
@@ -519,6 +586,7 @@ void schedule_begin(void);
 void schedule_end(void);
 
 /* run.c */
+void tell_trouble(const char *what, int err);
 void shared_alloc(void);
 bool run_program(const struct program *prog);
 

@@ -38,6 +38,37 @@ bool module_range(const char *name, uint64_t *base, uint64_t *size)
 	return ok;
 }
 
+/*
+ * Where each section of a module lies: from 6.4 on they are not in one range
+ * (struct module_memory). What is freed after init is left out, it is nobody's.
+ */
+static void note_places(const char *name, struct life *life)
+{
+	char path[NAME_LEN + 300], text[64];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/sys/module/%s/sections", name);
+	dir = opendir(path);
+	if (!dir)
+		return;
+	while (life->nplaces < MAX_PLACES && (entry = readdir(dir))) {
+		struct place *place = &life->place[life->nplaces];
+		size_t len = strlen(entry->d_name);
+
+		if (entry->d_type != DT_REG || len >= SECTION_LEN ||
+		    !strncmp(entry->d_name, ".init", strlen(".init")))
+			continue;
+		snprintf(path, sizeof(path), "/sys/module/%s/sections/%s", name, entry->d_name);
+		if (read_file(path, text, sizeof(text)) <= 0)
+			continue;
+		memcpy(place->section, entry->d_name, len + 1);
+		place->address = strtoull(text, NULL, 16);
+		life->nplaces++;
+	}
+	closedir(dir);
+}
+
 void life_loaded(const struct program *prog, int module, uint64_t us)
 {
 	struct life *life;
@@ -53,7 +84,11 @@ void life_loaded(const struct program *prog, int module, uint64_t us)
 	life->size = 0;
 	life->loaded_us = us;
 	life->unloaded_us = 0;
+	life->nplaces = 0;
+	life->told = false;
 	module_range(prog->module[module], &life->base, &life->size);
+	if (prog->settle_us)
+		note_places(prog->module[module], life);
 }
 
 /* Where the load is kept that nobody has reported as unloaded yet. */
@@ -68,13 +103,17 @@ uint32_t life_open(int module)
 	return NO_LIFE;
 }
 
-void life_unloaded(uint32_t slot, int module, uint64_t us)
+void life_unloaded(const struct program *prog, uint32_t slot, int module, uint64_t us)
 {
 	if (module < 0)
 		return;
 	atomic_fetch_add(&shared->unloads[module], 1);
-	if (slot != NO_LIFE)
-		shared->life[module][slot].unloaded_us = us;
+	if (slot == NO_LIFE)
+		return;
+	shared->life[module][slot].unloaded_us = us;
+	/* The guest may die of what comes next, and its memory is looked at even so. */
+	if (prog->settle_us)
+		futex_wake_all(&shared->ended);
 }
 
 /* Kernel stack of one task as text; empty where it may not be read. */

@@ -16,7 +16,9 @@ int op_finit_module(struct ctx *c, const struct node *n)
 	fd = syscall(SYS_openat, AT_FDCWD, n->arg[0].s, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return errno;
+	fail_arm(c);
 	err = syscall(SYS_finit_module, fd, n->arg[1].s, (int)n->arg[2].i) ? errno : 0;
+	fail_disarm(c);
 	close(fd);
 	if (!err) {
 		module_name_of_path(name, sizeof(name), n->arg[0].s);
@@ -38,6 +40,7 @@ int op_delete_module(struct ctx *c, const struct node *n)
 	uint64_t base = 0, size = 0;
 	uint32_t life;
 	bool known;
+	int err;
 
 	known = module_range(name, &base, &size);
 	life = life_open(module);
@@ -46,14 +49,15 @@ int op_delete_module(struct ctx *c, const struct node *n)
 		/* Users may fail from its start on, if it is not refused. */
 		atomic_store(&shared->park.disturbed, 1);
 	}
-	if (syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i)) {
-		int err = errno;
-
+	fail_arm(c);
+	err = syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i) ? errno : 0;
+	fail_disarm(c);
+	if (err) {
 		if (c->index == ACTOR_UNLOADER)
 			atomic_store(&shared->park.disturbed, disturbed);
 		return err;
 	}
-	life_unloaded(life, module, now_us());
+	life_unloaded(c->prog, life, module, now_us());
 	if (known && size)
 		find_inside(c, name, base, size);
 	return 0;

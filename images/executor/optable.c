@@ -140,6 +140,8 @@ static const struct op_type op_types[] = {
 	OP(recv, SLOT, COUNT, KEY, NUMBER, NUMBER),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
+	{ .name = "survey", .run = op_survey, .param = { TEXT }, .nparams = 1,
+	  .process_only = true },
 	OP(ifup, PATH),
 	OP(ifdown, PATH),
 };
@@ -189,9 +191,11 @@ void tables_print(void)
 		}
 	}
 	printf("limits program=%d actors=%d nodes=%d depth=%d rest=%d slots=%d maps=%d "
-	       "barriers=%d io=%d modules=%d ranks=%d steps=%d slice_us=%d\n",
+	       "barriers=%d io=%d modules=%d ranks=%d steps=%d slice_us=%d settle_us=%d "
+	       "fails=%d\n",
 	       MAX_PROGRAM, MAX_ACTORS, MAX_NODES, MAX_DEPTH, MAX_REST, MAX_SLOTS, MAX_MAPS,
-	       MAX_BARRIERS, MAX_IO, MAX_MODULES, MAX_RANKS, MAX_STEPS, MIN_SLICE_US);
+	       MAX_BARRIERS, MAX_IO, MAX_MODULES, MAX_RANKS, MAX_STEPS, MIN_SLICE_US,
+	       MAX_SETTLE_US, MAX_FAILS);
 	for (int res = 0; res < RES_MAX; res++) {
 		if (result_name(res))
 			printf("result %s\n", result_name(res));

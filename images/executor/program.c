@@ -178,6 +178,26 @@ static bool parse_op(struct parser *p, struct actor *actor)
 	return note_module(p, n);
 }
 
+/* fail N, then the op whose Nth allocation fails */
+static bool parse_failing_op(struct parser *p, struct actor *actor)
+{
+	uint32_t index = p->prog->nnodes;
+	int64_t nth;
+
+	if (!need_words(p, 2) || !get_int(p, p->word[1], 1, MAX_FAIL_NTH, &nth))
+		return false;
+	if (p->prog->nfails++ == MAX_FAILS)
+		return parse_fail(p, "more than %d ops that fail", MAX_FAILS);
+	if (!parse_line(p))
+		return false;
+	if (strcmp(p->word[0], "op"))
+		return parse_fail(p, "'fail' before '%.40s'", p->word[0]);
+	if (!parse_op(p, actor))
+		return false;
+	p->prog->node[index].fail = nth;
+	return true;
+}
+
 static bool parse_block(struct parser *p, struct actor *actor, unsigned int depth);
 
 static bool parse_loop(struct parser *p, struct actor *actor, unsigned int depth)
@@ -238,6 +258,8 @@ static bool parse_block(struct parser *p, struct actor *actor, unsigned int dept
 			return need_words(p, 1);
 		if (!strcmp(p->word[0], "op"))
 			ok = parse_op(p, actor);
+		else if (!strcmp(p->word[0], "fail"))
+			ok = parse_failing_op(p, actor);
 		else if (!strcmp(p->word[0], "loop"))
 			ok = parse_loop(p, actor, depth);
 		else if (!strcmp(p->word[0], "choose"))
@@ -494,6 +516,21 @@ static bool parse_header(struct parser *p)
 	return true;
 }
 
+/* `settle_us N`, in few programs; the next line is read when it was there. */
+static bool parse_settle(struct parser *p)
+{
+	int64_t number;
+
+	if (strcmp(p->word[0], "settle_us"))
+		return true;
+	if (p->nwords != 2)
+		return parse_fail(p, "line is not 'settle_us' and its value");
+	if (!get_int(p, p->word[1], 1, MAX_SETTLE_US, &number))
+		return false;
+	p->prog->settle_us = number;
+	return parse_line(p);
+}
+
 static bool parse_phase(struct parser *p, unsigned int index, const char *name)
 {
 	struct actor *actor = &p->prog->actor[index];
@@ -508,7 +545,8 @@ static bool parse_phase(struct parser *p, unsigned int index, const char *name)
 
 static bool parse_all(struct parser *p)
 {
-	if (!parse_header(p) || !parse_line(p) || !parse_phase(p, ACTOR_SETUP, "setup"))
+	if (!parse_header(p) || !parse_line(p) || !parse_settle(p) ||
+	    !parse_phase(p, ACTOR_SETUP, "setup"))
 		return false;
 	while (parse_line(p) && !strcmp(p->word[0], "actor")) {
 		if (!parse_actor(p))

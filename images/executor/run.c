@@ -47,7 +47,7 @@ void shared_alloc(void)
 	report_use(&shared->report);
 }
 
-static void tell_trouble(const char *what, int err)
+void tell_trouble(const char *what, int err)
 {
 	ev_begin("trouble");
 	ev_str("what", what);
@@ -442,6 +442,8 @@ bool run_program(const struct program *prog)
 	ev_u64("seed", prog->seed);
 	ev_u64("us", start);
 	ev_end();
+	if (prog->nfails)
+		fail_prepare();
 	if (prog->park && (err = park_start(prog)))
 		tell_trouble("fork", err);
 	if (prog->schedule && (err = schedule_start(prog)))
@@ -457,6 +459,10 @@ bool run_program(const struct program *prog)
 	ok &= run_phase(prog, ACTOR_TEARDOWN, now_us() + TEARDOWN_US);
 	if (prog->schedule)
 		schedule_end();
+	if (prog->nfails)
+		fail_finish();
+	if (atomic_load(&shared->nfails) > MAX_FAILS)
+		tell_trouble("failures not told", E2BIG);
 	tell_news(prog);
 	tell_schedule_end(prog);
 	tell_sums(prog);
@@ -468,6 +474,9 @@ bool run_program(const struct program *prog)
 			ok &= run_bounded("kmemleak", kmemleak_report, LEAKS_US);
 	}
 	detectors_report();
+	/* RCU, work items and per-CPU lists free what they were given a while ago. */
+	if (prog->settle_us)
+		sleep_us(prog->settle_us);
 	ev_begin("end");
 	ev_u64("us", now_us());
 	ev_bool("ok", ok && !nhangs);

@@ -177,6 +177,32 @@ static void tell_plan(const struct program *prog)
 	}
 }
 
+/* Told in the order in which they were noted. */
+static void tell_fails(const struct program *prog)
+{
+	static uint32_t told;
+
+	for (; told < MAX_FAILS && atomic_load(&shared->fail[told].ready); told++) {
+		const struct fail_done *done = &shared->fail[told];
+		const struct node *n = &prog->node[done->node];
+
+		if (done->err)
+			tell_trouble("fail-nth", done->err);
+		ev_begin("fail");
+		ev_str("actor", prog->actor[done->actor].name);
+		ev_str("where", n->place);
+		ev_str("op", n->type->name);
+		ev_u64("nth", n->fail);
+		ev_bool("fired", !done->err && !done->left);
+		ev_u64("left", done->left);
+		ev_bool("told", done->told);
+		ev_str("errno", result_name(done->res) ?: "?");
+		ev_u64("us", done->start_us);
+		ev_u64("end_us", done->end_us);
+		ev_end();
+	}
+}
+
 static void ev_role(const struct program *prog, int rank)
 {
 	if (rank >= 0)
@@ -215,6 +241,72 @@ void tell_schedule_end(const struct program *prog)
 	ev_end_always();
 }
 
+/* Strings of one thing that a survey has found: see survey.c. */
+static const char *tell_surface(const char *at)
+{
+	static const char * const keys[] = { "survey", "section", "mode", "number", "line" };
+
+	ev_begin("surface");
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++, at += strlen(at) + 1)
+		ev_str(keys[i], at);
+	ev_end();
+	return at;
+}
+
+static void tell_surfaces(void)
+{
+	static uint32_t told, cut_told;
+	uint32_t len = atomic_load(&shared->survey.len);
+	uint32_t cut = atomic_load(&shared->survey.cut);
+
+	while (told < len)
+		told = tell_surface(shared->survey.text + told) - shared->survey.text;
+	if (cut != cut_told) {
+		cut_told = cut;
+		ev_begin("surface-cut");
+		ev_u64("more", cut);
+		ev_end();
+	}
+}
+
+static void tell_life(const char *module, struct life *life)
+{
+	if (life->told)
+		return;
+	life->told = true;
+	ev_begin("life");
+	ev_str("module", module);
+	ev_u64("number", life->number);
+	ev_addr("base", life->base);
+	ev_u64("size", life->size);
+	ev_u64("loaded_us", life->loaded_us);
+	if (life->unloaded_us)
+		ev_u64("unloaded_us", life->unloaded_us);
+	if (life->nplaces) {
+		ev_object("sections");
+		for (uint32_t i = 0; i < life->nplaces; i++)
+			ev_addr(life->place[i].section, life->place[i].address);
+		ev_object_end();
+	}
+	ev_end();
+}
+
+/*
+ * Lives that are over, for those that a panic will take with it; the first few,
+ * so that the report has room for the rest.
+ */
+static void tell_lives(const struct program *prog)
+{
+	for (unsigned int i = 0; prog->settle_us && i < prog->nmodules; i++) {
+		for (unsigned int n = 0; n < MAX_LIVES; n++) {
+			struct life *life = &shared->life[i][n];
+
+			if (life->number && life->number <= MAX_LIVES && life->unloaded_us)
+				tell_life(prog->module[i], life);
+		}
+	}
+}
+
 /* Told as it happens: a panic may end the report at any moment. */
 void tell_news(const struct program *prog)
 {
@@ -224,9 +316,12 @@ void tell_news(const struct program *prog)
 		tell_data(prog, i);
 		tell_unexpected(prog, i);
 	}
+	tell_lives(prog);
 	tell_inside(prog);
+	tell_surfaces();
 	tell_plan(prog);
 	tell_steps(prog);
+	tell_fails(prog);
 }
 
 void tell_died(const struct program *prog, unsigned int actor, uint32_t node)
@@ -314,19 +409,6 @@ void tell_sums(const struct program *prog)
 		}
 		tell_counts(prog, i);
 	}
-}
-
-static void tell_life(const char *module, const struct life *life)
-{
-	ev_begin("life");
-	ev_str("module", module);
-	ev_u64("number", life->number);
-	ev_addr("base", life->base);
-	ev_u64("size", life->size);
-	ev_u64("loaded_us", life->loaded_us);
-	if (life->unloaded_us)
-		ev_u64("unloaded_us", life->unloaded_us);
-	ev_end();
 }
 
 void tell_modules(const struct program *prog)

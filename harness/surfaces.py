@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a module exposes: learned from one trial that loads it and looks.
+
+The executor's op ``survey`` reports the lines of the audit that were not there when
+the guest was saved (``harness/audit.py`` has the sections), with mode and number of
+what is a file. Which of them are ways into the module is decided here. Pure.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: Surveys of a scenario: before the module's load, after it, and with a filesystem mounted.
+BEFORE: Final = "before"
+LOADED: Final = "loaded"
+MOUNTED: Final = "mounted"
+
+
+class Kind(enum.StrEnum):
+    """What sort of thing a module brings; the value is for people."""
+
+    CHARACTER = "character device"
+    BLOCK = "block device"
+    FILESYSTEM = "filesystem"
+    #: Mounted from a block device.
+    DISK_FILESYSTEM = "filesystem on a block device"
+    INTERFACE = "network interface"
+    SYSFS = "sysfs file"
+    DEBUGFS = "debugfs file"
+    PROC = "proc file"
+    SYSCTL = "sysctl"
+    CONFIGFS = "configfs folder"
+    # From here on: what only shows what the module is.
+    NUMBER = "device number"
+    PROTOCOL = "network protocol"
+    THREAD = "kernel thread"
+    INTERRUPT = "interrupt handler"
+    CACHE = "slab cache"
+
+
+#: Kinds of files that are read and written as a whole.
+FILES: Final = (Kind.SYSFS, Kind.DEBUGFS, Kind.PROC, Kind.SYSCTL)
+#: Kinds that say something about a module, and are no way into it.
+SIGNS: Final = (Kind.NUMBER, Kind.PROTOCOL, Kind.THREAD, Kind.INTERRUPT, Kind.CACHE)
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One thing that was not there before the module was."""
+
+    kind: Kind
+    #: Path of a file, or what the kernel calls it.
+    name: str
+    #: As :func:`os.stat` has it; 0 for what is no file.
+    mode: int = 0
+    #: Major and minor of a device.
+    number: str = ""
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.mode & 0o444)
+
+    @property
+    def writable(self) -> bool:
+        return bool(self.mode & 0o222)
+
+    @property
+    def slug(self) -> str:
+        """A name for scenarios and files."""
+        return re.sub(r"[^A-Za-z0-9_]+", "-", self.name.removeprefix("/dev/")).strip("-")[:40]
+
+    def record(self) -> dict[str, Any]:
+        """Return it as it stands in a JSON document."""
+        record: dict[str, Any] = {"kind": self.kind.value, "name": self.name}
+        if self.mode:
+            record["mode"] = f"{stat.S_IMODE(self.mode):04o}"
+        if self.number:
+            record["number"] = self.number
+        return record
+
+
+#: Sections of the audit whose lines are files of one kind.
+_FILE_SECTIONS: Final[Mapping[str, Kind]] = {
+    "sysfs": Kind.SYSFS,
+    "debugfs": Kind.DEBUGFS,
+    "procfs": Kind.PROC,
+    "sysctl": Kind.SYSCTL,
+}
+_NAME_SECTIONS: Final[Mapping[str, Kind]] = {
+    "interface": Kind.INTERFACE,
+    "protocol": Kind.PROTOCOL,
+    "thread": Kind.THREAD,
+    "slab": Kind.CACHE,
+}
+#: Files that the kernel makes for every module, and that are none of the module's own.
+_EVERY_MODULE: Final = re.compile(r"/sys/module/[^/]+/(?!parameters/).*")
+#: Files that the kernel makes for every device: used last.
+_EVERY_DEVICE: Final = re.compile(
+    r"/sys/.*/(uevent|dev|power/\w+|queue/.*|integrity/.*|mq/.*|trace/.*|statistics/\w+)"
+)
+
+
+def learn(events: Iterable[Mapping[str, Any]], survey: str = LOADED) -> tuple[Surface, ...]:
+    """Return what one survey has found and the one before had not, a module's own things first.
+
+    Args:
+        events: the executor's report.
+        survey: name of the survey, as its op has it.
+    """
+    seen = [event for event in events if event["ev"] == "surface"]
+    before = {(event["section"], event["line"]) for event in seen if event["survey"] == BEFORE}
+    found: dict[tuple[Kind, str], Surface] = {}
+    for event in seen:
+        if event["survey"] != survey or (event["section"], event["line"]) in before:
+            continue
+        surface = _surface(
+            event["section"], event["line"], int(event["mode"], 8), event.get("number", "")
+        )
+        if surface is not None:
+            found.setdefault((surface.kind, surface.name), surface)
+    return tuple(
+        sorted(
+            found.values(),
+            key=lambda one: (
+                [*Kind].index(one.kind),
+                bool(_EVERY_DEVICE.fullmatch(one.name)),
+                one.name,
+            ),
+        )
+    )
+
+
+def _surface(section: str, line: str, mode: int, number: str) -> Surface | None:
+    if section in _NAME_SECTIONS:
+        # The audit reads network interfaces by name from a folder.
+        return Surface(_NAME_SECTIONS[section], line.rpartition("/")[2])
+    if section in _FILE_SECTIONS:
+        if not stat.S_ISREG(mode) or _EVERY_MODULE.fullmatch(line):
+            return None
+        return Surface(_FILE_SECTIONS[section], line, mode)
+    match section:
+        case "node" if stat.S_ISCHR(mode):
+            return Surface(Kind.CHARACTER, line, mode, number)
+        case "node" if stat.S_ISBLK(mode):
+            return Surface(Kind.BLOCK, line, mode, number)
+        case "filesystem":
+            flag, _, name = line.partition("\t")
+            return Surface(Kind.FILESYSTEM if flag == "nodev" else Kind.DISK_FILESYSTEM, name)
+        case "device":
+            return Surface(Kind.NUMBER, " ".join(line.split()))
+        case "configfs" if stat.S_ISDIR(mode):
+            return Surface(Kind.CONFIGFS, line, mode)
+        case "interrupt" if match := re.fullmatch(r"/proc/irq/(\d+)/([^/]+)", line):
+            return Surface(Kind.INTERRUPT, f"{match[1]} {match[2]}") if stat.S_ISDIR(mode) else None
+    return None
+
+
+def left_out(events: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many things surveys found and had no room to tell."""
+    return max((int(event["more"]) for event in events if event["ev"] == "surface-cut"), default=0)

@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Somebody who uses what a module exposes: surfaces to scenarios.
+
+Each kind of surface has its own way of being held and of being used. Scenarios are
+made as the YAML that a person would write (``docs/scenarios.md``), so that the same
+reader checks them; what a seed may choose is chosen by the seed. Pure.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from harness import scenario
+from harness.ops import MAX_SLOTS
+from harness.scenario import Scenario
+from harness.surfaces import BEFORE, FILES, LOADED, MOUNTED, SIGNS, Kind, Surface
+
+Step = dict[str, Any]
+
+#: Files of one kind that one scenario uses, and that are held at a time.
+MAX_FILES: Final = 12
+#: Requests that any device may be asked: FIONREAD, TCGETS, BLKGETSIZE64, BLKFLSBUF, HDIO_GETGEO.
+_KNOWN_REQUESTS: Final = (0x541B, 0x5401, 0x80081272, 0x1261, 0x0301)
+#: What is written to files that take text. No large numbers: what asks for as much memory as it
+#: is told to is no finding.
+_TEXTS: Final = ("0\n", "1\n", "2\n", "-1\n", "on\n", "off\n", "\n", "x" * 40)
+#: Guest time in which somebody holds what must keep the module from going, microseconds.
+_HELD_US: Final = 60_000
+#: How long unload may be refused after the last release: so many times 10 ms.
+_LAST_RELEASE: Final = 50
+#: Lanes of what goes on for longer than most.
+_LONG: Final = {"det": {"bound_us": 20_000_000}, "smp": {"bound_us": 60_000_000}}
+_REFUSED: Final = ["EAGAIN", "EBUSY"]
+#: What a load or an unload may answer while others load and unload, too.
+_LOAD_RACES: Final = ["ok", "EEXIST", "EAGAIN", "EBUSY"]
+_UNLOAD_RACES: Final = ["ok", "EAGAIN", "EBUSY", "ENOENT"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Surfaces that one user takes together: a device, a filesystem, all files of a kind."""
+
+    name: str
+    surfaces: tuple[Surface, ...]
+
+    @property
+    def kind(self) -> Kind:
+        return self.surfaces[0].kind
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What goes around every scenario of one module, from its ``harness.yaml``."""
+
+    #: Of every load: ``name=value ...``.
+    parameters: str = ""
+    #: Other modules, loaded before everything in this order and unloaded at the end.
+    load_first: tuple[str, ...] = ()
+    #: Before the first load.
+    setup: tuple[Step, ...] = ()
+    #: After each load, as somebody who uses the module.
+    use: tuple[Step, ...] = ()
+    #: After a load with nobody there.
+    holds: tuple[Step, ...] = ()
+    #: Before each unload: the first stage of one that has two.
+    before_unload: tuple[Step, ...] = ()
+    #: After the last unload.
+    teardown: tuple[Step, ...] = ()
+    #: Op → results that are right besides those that the battery expects.
+    fine: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+#: A module that has no ``harness.yaml``.
+NOTHING: Final = Around()
+
+
+def groups(surfaces: Iterable[Surface]) -> tuple[Group, ...]:
+    """Return what can be used, each as one user takes it."""
+    found: list[Group] = []
+    files: dict[Kind, list[Surface]] = {}
+    for surface in surfaces:
+        if surface.kind in FILES:
+            files.setdefault(surface.kind, []).append(surface)
+        elif surface.kind not in SIGNS and surface.kind is not Kind.DISK_FILESYSTEM:
+            found.append(Group(surface.slug, (surface,)))
+    for kind, several in files.items():
+        found.append(Group(f"{kind.value.split()[0]}-files", tuple(several[:MAX_FILES])))
+    return tuple(found)
+
+
+def not_used(surfaces: Iterable[Surface]) -> tuple[tuple[Surface, str], ...]:
+    """Return the surfaces that no workload uses, each with the reason."""
+    files: dict[Kind, int] = {}
+    left: list[tuple[Surface, str]] = []
+    numbers = [one for one in surfaces if one.kind in (Kind.CHARACTER, Kind.BLOCK)]
+    for surface in surfaces:
+        if surface.kind is Kind.DISK_FILESYSTEM:
+            left.append((surface, "needs a block device with such a filesystem on it"))
+        elif surface.kind is Kind.PROTOCOL:
+            left.append((surface, "what its sockets take is not known"))
+        elif surface.kind is Kind.NUMBER and not numbers:
+            left.append((surface, "no node in /dev has it"))
+        elif surface.kind in FILES:
+            files[surface.kind] = files.get(surface.kind, 0) + 1
+            if files[surface.kind] > MAX_FILES:
+                left.append((surface, f"beyond the first {MAX_FILES} of its kind"))
+    return tuple(left)
+
+
+def make(name: str, text: dict[str, Any], around: Around = NOTHING) -> Scenario:
+    """Return a scenario from its fields, with what goes around those of the module.
+
+    Raises:
+        ScenarioError: the steps of a ``harness.yaml`` are wrong.
+    """
+    lanes = text.pop("lanes", {"det": {"bound_us": 10_000_000}, "smp": {"bound_us": 30_000_000}})
+    first = [{"finit_module": f"/payload/{name}.ko"} for name in around.load_first]
+    last = [
+        {"delete_module": name, "retries": _LAST_RELEASE} for name in reversed(around.load_first)
+    ]
+    whole = {
+        "surfaces": ["module"],
+        "lanes": lanes,
+        "setup": [*first, *around.setup, *text.pop("setup", [])],
+        **text,
+        "teardown": [
+            *text.pop("teardown", [unload(retries=_LAST_RELEASE)]),
+            *around.teardown,
+            *last,
+        ],
+    }
+    for one in whole["actors"]:
+        one["do"] = _with_first_stage(one["do"], around.before_unload)
+    for key in ("setup", "teardown"):
+        whole[key] = _with_first_stage(whole[key], around.before_unload)
+    fine = dict(around.fine)
+    for phase in (whole["setup"], whole["teardown"], *(one["do"] for one in whole["actors"])):
+        _allow(phase, fine)
+    return scenario.parse_scenario(yaml.safe_dump(whole, sort_keys=False, width=1000), name)
+
+
+def _with_first_stage(steps: Sequence[Step], before: Sequence[Step]) -> list[Step]:
+    """Return steps with others before each unload; where that may be refused, so may they."""
+    found: list[Step] = []
+    for step in steps:
+        if step.get("delete_module") == "${module}":
+            refused = set(step.get("expect", ())) & set(_REFUSED)
+            found += [{**one, "expect": "any"} if refused else dict(one) for one in before]
+        found.append(step)
+    return found
+
+
+def _allow(steps: Sequence[Any], fine: dict[str, tuple[str, ...]]) -> None:
+    for step in steps:
+        if not isinstance(step, dict):
+            continue
+        for op in step.keys() & fine.keys():
+            expect = step.get("expect", ["ok"])
+            expect = [expect] if isinstance(expect, str) else expect
+            if expect != ["any"]:
+                step["expect"] = [*dict.fromkeys((*expect, *fine[op]))]
+        _allow(step.get("do", []), fine)
+        for branch in step.get("choose", []):
+            _allow(branch.get("do", []), fine)
+
+
+def load(around: Around, parameters: str | None = None, **fields: Any) -> Step:
+    """Return the step that loads the module."""
+    params = around.parameters if parameters is None else parameters
+    return {"finit_module": {"path": "${ko}", "params": params}, **fields}
+
+
+def unload(**fields: Any) -> Step:
+    """Return the step that unloads it; that it is gone already is as good."""
+    return {"delete_module": "${module}", "expect": ["ok", "ENOENT"], **fields}
+
+
+def _any(op: str, value: Any = None, **fields: Any) -> Step:
+    return {op: value, "expect": "any", **fields}
+
+
+def survey(around: Around) -> Scenario:
+    """Load, look, unload."""
+    steps = [
+        # What is there before is that of modules which it needs.
+        {"survey": BEFORE},
+        load(around),
+        # Some things are made by work items that the load has queued.
+        {"sleep": 50_000},
+        {"survey": LOADED},
+        *around.holds,
+    ]
+    return make("load", {"about": "Load, look, unload.", "actors": [_one("loader", steps)]}, around)
+
+
+def survey_mounted(around: Around, filesystem: Surface) -> Scenario:
+    """Load, mount, look again."""
+    target = f"/mnt/{filesystem.slug}"
+    mount = {"source": "none", "target": target, "fstype": filesystem.name}
+    steps = [
+        {"survey": BEFORE},
+        load(around),
+        _any("mkdir", target),
+        _any("mount", mount),
+        {"survey": MOUNTED},
+        _any("umount", target),
+        _any("rmdir", target),
+    ]
+    text = {"about": "What a mount brings.", "actors": [_one("mounter", steps)]}
+    return make(f"mounted-{filesystem.slug}", text, around)
+
+
+def _one(name: str, steps: Sequence[Step], **fields: Any) -> dict[str, Any]:
+    return {"name": name, **fields, "do": list(steps)}
+
+
+def cycles(around: Around, count: int) -> Scenario:
+    """Load and unload, again and again, with nobody there."""
+    body = [load(around), {"delay": 20_000}, {"delete_module": "${module}", "retries": 20}]
+    text = {
+        "about": "Load and unload, again and again.",
+        "lanes": _LONG,
+        "actors": [_one("cycler", body, repeat=count)],
+    }
+    return make("cycles", text, around)
+
+
+def load_twice(around: Around) -> Scenario:
+    """A second load is refused, and the first one is none the worse for it."""
+    gone = {"delete_module": "${module}", "retries": 20}
+    steps = [load(around), load(around, expect=["EEXIST"]), gone, load(around), gone]
+    return make("load-twice", {"about": "Load twice.", "actors": [_one("loader", steps)]}, around)
+
+
+def unload_absent(around: Around) -> Scenario:
+    """An unload of what is not loaded is refused; before and after a life."""
+    absent = {"delete_module": "${module}", "expect": ["ENOENT"]}
+    steps = [absent, load(around), {"delete_module": "${module}", "retries": 20}, absent]
+    text = {"about": "Unload what is not loaded.", "actors": [_one("remover", steps)]}
+    return make("unload-absent", text, around)
+
+
+def dependents(around: Around, needed: Sequence[str]) -> Scenario:
+    """What the module needs cannot go while the module is there."""
+    held = [{"delete_module": name, "expect": ["EAGAIN"]} for name in needed]
+    steps = [load(around), *held, {"delete_module": "${module}", "retries": 20}]
+    text = {"about": "Unload what others need.", "actors": [_one("remover", steps)]}
+    return make("dependents", text, around)
+
+
+#: Results of a load with a parameter that the module may not like.
+SANE: Final = (
+    "ok", "EINVAL", "ERANGE", "EDOM", "ENOENT", "ENODEV", "ENXIO", "EBUSY", "EEXIST", "ENOMEM",
+    "EPERM", "EACCES", "EOPNOTSUPP", "E2BIG", "EFBIG", "ENOSPC", "EOVERFLOW", "ENAMETOOLONG",
+)  # fmt: skip
+_BOUNDS: Final = {
+    "byte": (0, 255), "short": (-(2**15), 2**15 - 1), "ushort": (0, 2**16 - 1),
+    "int": (-(2**31), 2**31 - 1), "uint": (0, 2**32 - 1), "long": (-(2**63), 2**63 - 1),
+    "ulong": (0, 2**64 - 1), "ullong": (0, 2**64 - 1), "hexint": (0, 2**32 - 1),
+}  # fmt: skip
+
+
+def boundary_values(kind: str) -> tuple[str, ...]:
+    """Return values at the edges of a parameter's type, and some that it must refuse.
+
+    Args:
+        kind: as modinfo has it: ``int``, ``charp``, ``array of uint``.
+    """
+    base = kind.removeprefix("array of ")
+    values: tuple[str, ...]
+    if base in ("bool", "invbool", "bint"):
+        values = ("y", "n", "2", "")
+    elif base in _BOUNDS:
+        low, high = _BOUNDS[base]
+        values = tuple(str(value) for value in (0, 1, low, high, low - 1, high + 1))
+        values = tuple(dict.fromkeys((*values, "", "none")))
+    else:
+        values = ("", "x", "-1", "x" * 1023, "x" * 1024)
+    if kind != base:
+        many = ",".join(["1"] * 70)
+        values = (*values, "0,1", many, ",")
+    return values
+
+
+def parameter(around: Around, name: str, kind: str) -> Scenario:
+    """Load with a parameter at its boundaries: it goes, or says why not."""
+    steps: list[Step] = [load(around), {"delete_module": "${module}", "retries": 20}]
+    for value in boundary_values(kind):
+        params = f"{around.parameters} {name}={value}".strip()
+        steps += [load(around, params, expect=[*SANE]), unload(retries=20)]
+    text = {"about": f"Boundary values of {name}.", "actors": [_one("loader", steps)]}
+    return make(f"parameter-{name}", text, around)
+
+
+def signals(around: Around, signal: str) -> Scenario:
+    """Signals at any stage of load and unload."""
+    body: list[Step] = [
+        load(around, expect=[*_LOAD_RACES, "EINTR", "ERESTART", "ENOMEM"]),
+        {"delete_module": "${module}", "expect": [*_UNLOAD_RACES, "EINTR"]},
+    ]
+    pester: list[Step] = [
+        {"sleep": {"us": 50, "jitter_us": 4000}},
+        _any("kill", {"actor": "loader", "signal": signal}),
+    ]
+    ends = signal == "KILL"
+    actors = [
+        _one("loader", body, repeat=8),
+        _one("pester", pester, **({} if ends else {"until": "loader"})),
+    ]
+    # Whom the first signal kills has not loaded anything.
+    setup = [load(around), {"delete_module": "${module}", "retries": 20}]
+    text = {"about": "Signals during load and unload.", "setup": setup, "actors": actors,
+            "teardown": [unload(expect=["ok", "ENOENT"], retries=_LAST_RELEASE)]}  # fmt: skip
+    return make(f"signals-{signal.lower()}", text, around)
+
+
+def held(around: Around, surface: Surface) -> Scenario:
+    """The contract: while it is held unload is refused, and after the last release it goes."""
+    take, give, about = _hold(surface)
+    holder = [load(around), *take, {"barrier": 0}, {"sleep": _HELD_US}, *give, {"barrier": 1}]
+    remover: list[Step] = [
+        {"barrier": 0},
+        {"delete_module": "${module}", "expect": _REFUSED},
+        {"barrier": 1},
+        unload(retries=_LAST_RELEASE),
+    ]
+    text = {"about": about, "actors": [_one("holder", holder), _one("remover", remover)]}
+    return make(f"held-{surface.slug}", text, around)
+
+
+def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
+    if surface.kind is Kind.FILESYSTEM:
+        target = f"/mnt/{surface.slug}"
+        mount = {"source": "none", "target": target, "fstype": surface.name}
+        take = [_any("mkdir", target), _any("mount", mount)]
+        return take, [_any("umount", target), _any("rmdir", target)], "A mount is held."
+    open_both = [
+        _any("open", {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}),
+        _any("open", {"slot": 1, "path": surface.name, "flags": ["rdonly", "nonblock"]}),
+    ]
+    return open_both, [_any("close", 0), _any("close", 1)], "A device is held open."
+
+
+#: Kinds that must keep the module from going while they are held.
+PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.FILESYSTEM)
+
+
+def first_unload(around: Around) -> str:
+    """Return the place of the first unload in :func:`held_files`."""
+    return f"actors[1].do[{1 + len(around.before_unload)}]"
+
+
+def held_files(around: Around, group: Group) -> Scenario:
+    """Files that keep nobody from going: the module goes, and what is still open is harmless."""
+    paths = [one for one in group.surfaces if one.readable or one.writable][: MAX_SLOTS - 1]
+    take = [
+        _any("open", {"slot": slot, "path": one.name,
+                      "flags": ["rdonly" if one.readable else "wronly", "nonblock"]})
+        for slot, one in enumerate(paths)
+    ]  # fmt: skip
+    touch: list[Step] = []
+    for slot, one in enumerate(paths):
+        if one.readable:
+            touch += [_any("pread", {"slot": slot, "offset": 0, "count": 4096}),
+                      _any("poll", {"slot": slot})]  # fmt: skip
+        if one.writable:
+            touch.append(_any("write", {"slot": slot, "count": 8}))
+    give = [_any("close", slot) for slot in range(len(paths))]
+    # debugfs and some of procfs may take a reference for the time that a file is open.
+    may = ["ok"] if group.kind in (Kind.SYSFS, Kind.SYSCTL) else ["ok", *_REFUSED]
+    holder = [load(around), *take, {"barrier": 0}, {"barrier": 1}, *touch, *give, {"barrier": 2}]
+    remover: list[Step] = [
+        {"barrier": 0},
+        {"delete_module": "${module}", "expect": may, "retries": 5},
+        {"barrier": 1},
+        {"barrier": 2},
+        unload(retries=_LAST_RELEASE),
+    ]
+    text = {"about": "Files are held open.",
+            "actors": [_one("holder", holder), _one("remover", remover)]}  # fmt: skip
+    return make(f"held-{group.name}", text, around)
+
+
+def use(
+    around: Around, several: Sequence[Group], seed: int, *, turns: int = 1, leaks: bool = False
+) -> Scenario:
+    """Load, let each surface be used by one after another, unload: nobody races.
+
+    Args:
+        leaks: look for leaked memory afterwards, which takes long.
+    """
+    rng = random.Random(seed)
+    steps = [step for group in several for step in _use(group, rng, "u")]
+    gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
+    user = _one("user", [load(around), *steps, *around.use, *gone], repeat=turns)
+    text = {
+        "about": "Each surface is used, then the module goes.",
+        "lanes": {name: {**lane, "kmemleak": leaks} for name, lane in _LONG.items()},
+        "actors": [user, *_waker(["user"])],
+    }
+    return make("leaks" if leaks else "use", text, around)
+
+
+def users(around: Around, name: str, several: Sequence[Group], seed: int, turns: int) -> Scenario:
+    """Users of surfaces against somebody who unloads and loads."""
+    rng = random.Random(f"{name} {seed}")
+    actors = []
+    each = 2 if len(several) == 1 else 1
+    for number, group in enumerate(several):
+        steps = _use(group, rng, f"{number}-${{i}}")
+        actors.append(_one(f"user{number}", steps, repeat=turns, count=each))
+    if around.use and len(several) != 1:
+        actors.append(_one("own-use", around.use, repeat=turns))
+    names = [actor["name"] for actor in actors]
+    remove: list[Step] = [
+        {"sleep": {"us": 20, "jitter_us": 3000}},
+        {"delete_module": "${module}", "expect": _UNLOAD_RACES},
+        {"sleep": {"us": 0, "jitter_us": 500}},
+        load(around, expect=_LOAD_RACES),
+    ]
+    alive = [f"{one['name']}.{i}" if each > 1 else one["name"] for one in actors
+             for i in range(one.get("count", 1))]  # fmt: skip
+    text = {
+        "about": f"Users of {', '.join(group.name for group in several)} against unload.",
+        "setup": [load(around)],
+        "actors": [*actors, _one("remover", remove, until=names), *_waker(names, alive)],
+    }
+    return make(name, text, around)
+
+
+def _waker(names: Sequence[str], alive: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return who interrupts users that wait for something that never comes."""
+    steps: list[Step] = [{"sleep": 40_000}]
+    steps += [_any("kill", {"actor": name, "signal": "USR1"}) for name in alive or names]
+    return [_one("waker", steps, until=list(names))]
+
+
+def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
+    if group.kind in FILES:
+        return _use_files(group.surfaces, rng)
+    surface = group.surfaces[0]
+    match surface.kind:
+        case Kind.CHARACTER | Kind.BLOCK:
+            return _use_device(surface, rng)
+        case Kind.FILESYSTEM:
+            return _use_filesystem(surface, tag)
+        case Kind.INTERFACE:
+            return [_any("ifup", surface.name), {"delay": 2000}, _any("ifdown", surface.name)]
+        case _:
+            folder = f"{surface.name}/check{tag}"
+            return [_any("mkdir", folder), {"delay": 2000}, _any("rmdir", folder)]
+
+
+def _use_device(surface: Surface, rng: random.Random) -> list[Step]:
+    requests = [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
+    acts: list[list[Step]] = [
+        [_any("read", {"slot": 0, "count": 200})],
+        [_any("write", {"slot": 0, "count": 200})],
+        [_any("pread", {"slot": 0, "offset": 0, "count": 4096})],
+        [_any("pwrite", {"slot": 0, "offset": rng.choice((0, 100, 4096)), "count": 4096})],
+        [_any("lseek", {"slot": 0, "offset": 0, "whence": "end"})],
+        [_any("poll", {"slot": 0, "events": ["in", "out"]})],
+        [_any("fsync", 0)],
+        [
+            _any("mmap", {"map": 0, "slot": 0, "length": 4096}),
+            _any("touch", {"map": 0}),
+            _any("munmap", 0),
+        ],
+        *([_any("ioctl", {"slot": 0, "request": request, "arg": rng.choice((0, 1))}),
+           _any("ioctl", {"slot": 0, "request": request, "data": "abc"})]
+          for request in requests),
+    ]  # fmt: skip
+    opens = [
+        [_any("open", {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]})]
+        for how in ("rdwr", "rdwr", "rdonly", "wronly")
+    ]
+    return [_choose(opens), {"loop": 6, "do": [_choose(acts)]}, _any("close", 0)]
+
+
+def _request(rng: random.Random) -> int:
+    """Return an ioctl number as ``_IOC`` makes them: direction, size, type and number."""
+    size = rng.choice((0, 4, 8, 16))
+    direction = rng.randrange(1, 4) if size else 0
+    kind = ord(rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    return direction << 30 | size << 16 | kind << 8 | rng.randrange(16)
+
+
+def _choose(bodies: Sequence[Sequence[Step]]) -> Step:
+    return {"choose": [{"do": list(body)} for body in bodies]}
+
+
+def _use_files(files: Sequence[Surface], rng: random.Random) -> list[Step]:
+    acts: list[list[Step]] = []
+    for one in files:
+        if one.readable or not one.writable:
+            opened = {"slot": 0, "path": one.name, "flags": ["rdonly", "nonblock"]}
+            acts.append(
+                [_any("open", opened), _any("read", {"slot": 0, "count": 4096}), _any("close", 0)]
+            )
+        if one.writable:
+            data = {"path": one.name, "data": rng.choice(_TEXTS)}
+            acts.append([_any("write_file", data)])
+    return [{"loop": 8, "do": [_choose(acts)]}]
+
+
+def _use_filesystem(surface: Surface, tag: str) -> list[Step]:
+    target = f"/mnt/{surface.slug}-{tag}"
+    file, folder = f"{target}/file", f"{target}/folder"
+    mount = {"source": "none", "target": target, "fstype": surface.name}
+    missing = ["EINVAL", "ENODEV", "ENOENT", "ENOMEM", "EBUSY", "EAGAIN", "EPERM", "ENOTBLK"]
+    steps = [
+        _any("mkdir", target),
+        # Without a mount the files would be the guest's own.
+        _any("mount", mount, stop_on=missing),
+        _any("open", {"slot": 0, "path": file, "flags": ["rdwr", "creat"]}),
+        _any("pwrite", {"slot": 0, "offset": 0, "count": 3000}),
+        _any("pread", {"slot": 0, "offset": 0, "count": 4096}),
+        _any("mkdir", folder),
+        _any("open", {"slot": 1, "path": target, "flags": ["rdonly", "directory"]}),
+        _any("readdir", {"slot": 1}),
+        _any("rename", {"from": file, "to": f"{target}/renamed"}),
+        _any("close", 0),
+        _any("close", 1),
+        _any("unlink", f"{target}/renamed"),
+        _any("rmdir", folder),
+        _any("umount", target),
+    ]
+    # A list of its own: a mount that fails ends it, and nothing else.
+    return [{"loop": 1, "do": steps}]

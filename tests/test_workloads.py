@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenarios made from surfaces."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness import workloads
+from harness.errors import ScenarioError
+from harness.program import Actor, Op, Program, walk
+from harness.scenario import Scenario
+from harness.scenario_compile import compile_program
+from harness.surfaces import Kind, Surface
+from harness.workloads import NOTHING, Around
+
+DEVICE = Surface(Kind.CHARACTER, "/dev/dk0", 0o020600, "240:0")
+DISK = Surface(Kind.BLOCK, "/dev/brd0", 0o060600, "1:0")
+FILESYSTEM = Surface(Kind.FILESYSTEM, "poolfs")
+INTERFACE = Surface(Kind.INTERFACE, "dummy0")
+FILES = tuple(Surface(Kind.SYSFS, f"/sys/m/a{i}", 0o100644) for i in range(15))
+SECRET = Surface(Kind.DEBUGFS, "/sys/kernel/debug/m", 0o100200)
+TREE = Surface(Kind.CONFIGFS, "/sys/kernel/config/m", 0o040755)
+THREAD = Surface(Kind.THREAD, "kpool")
+ALL = (DEVICE, DISK, FILESYSTEM, INTERFACE, *FILES, SECRET, TREE, THREAD)
+
+
+def compiled(plan: Scenario, seed: int = 1, lane: str = "det") -> Program:
+    bindings = {"ko": "/payload/m.ko", "module": "m"}
+    return compile_program(plan, seed=seed, bindings=bindings, lane=lane)
+
+
+def bodies(program: Program) -> Iterator[Actor]:
+    yield from program.actors
+    yield Actor("teardown", "teardown", program.teardown)
+
+
+def ops_of(program: Program) -> list[Op]:
+    return [node for body in bodies(program) for _, node in walk(body.body)
+            if isinstance(node, Op)]  # fmt: skip
+
+
+def test_groups_are_what_one_user_takes() -> None:
+    found = {group.name: len(group.surfaces) for group in workloads.groups(ALL)}
+    assert found == {
+        "dk0": 1, "brd0": 1, "poolfs": 1, "dummy0": 1, "sys-kernel-config-m": 1,
+        "sysfs-files": workloads.MAX_FILES, "debugfs-files": 1,
+    }  # fmt: skip
+
+
+def test_what_nobody_uses_has_a_reason() -> None:
+    disk = Surface(Kind.DISK_FILESYSTEM, "minix")
+    number = Surface(Kind.NUMBER, "240 bare")
+    left = dict(workloads.not_used((disk, number, *FILES)))
+    assert "needs a block device" in left[disk]
+    assert "no node" in left[number]
+    assert sum("beyond the first" in why for why in left.values()) == 3
+    assert number not in dict(workloads.not_used((DEVICE, number)))
+
+
+GROUPS = workloads.groups(ALL)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        workloads.survey(NOTHING),
+        workloads.survey_mounted(NOTHING, FILESYSTEM),
+        workloads.cycles(NOTHING, 3),
+        workloads.load_twice(NOTHING),
+        workloads.unload_absent(NOTHING),
+        workloads.dependents(NOTHING, ["core"]),
+        workloads.parameter(NOTHING, "p", "array of int"),
+        workloads.signals(NOTHING, "KILL"),
+        workloads.signals(NOTHING, "USR1"),
+        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM)),
+        *(workloads.held_files(NOTHING, one) for one in GROUPS[-2:]),
+        workloads.use(NOTHING, GROUPS, 1),
+        workloads.users(NOTHING, "crowd", GROUPS, 1, 3),
+        *(workloads.users(NOTHING, one.name, [one], 1, 3) for one in GROUPS),
+    ],
+    ids=lambda plan: plan.name,
+)
+@pytest.mark.parametrize("lane", ["det", "smp"])
+def test_every_scenario_becomes_a_program_that_loads_and_unloads(plan: Scenario, lane: str) -> None:
+    program = compiled(plan, lane=lane)
+    assert Program.parse(program.serialise()) == program
+    setup = [node.name for _, node in walk(program.setup) if isinstance(node, Op)]
+    names = [op.name for op in ops_of(program)]
+    assert "finit_module" in (*setup, *names)
+    # Whatever happened before, the last thing is an unload that may take its time.
+    assert names[-1] == "delete_module"
+    assert ops_of(program)[-1].retries > 0
+
+
+def test_a_seed_makes_the_same_users_again_and_another_makes_others() -> None:
+    one, again, other = (workloads.users(NOTHING, "x", GROUPS, seed, 2) for seed in (1, 1, 2))
+    assert compiled(one).serialise() == compiled(again).serialise()
+    assert compiled(one).actors != compiled(other, seed=1).actors
+
+
+def test_a_held_device_refuses_unload_and_lets_go_after_the_last_release() -> None:
+    program = compiled(workloads.held(NOTHING, DEVICE))
+    unloads = [op for op in ops_of(program) if op.name == "delete_module"]
+    assert unloads[0].expect == ("EAGAIN", "EBUSY")
+    assert unloads[0].retries == 0
+    assert unloads[1].expect == ("ok", "ENOENT")
+    assert unloads[1].retries > 0
+
+
+def test_attributes_do_not_pin_and_debugfs_may() -> None:
+    by_name = {group.name: group for group in GROUPS}
+    for name, expect in (("sysfs-files", ("ok",)), ("debugfs-files", ("ok", "EAGAIN", "EBUSY"))):
+        program = compiled(workloads.held_files(NOTHING, by_name[name]))
+        unloads = [op for op in ops_of(program) if op.name == "delete_module"]
+        assert unloads[0].expect == expect
+    opened = [op for op in ops_of(program) if op.name == "open"]
+    assert [op.args[2] for op in opened] == [("wronly", "nonblock")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "some"),
+    [
+        ("int", ("-2147483648", "2147483647", "2147483648", "none")),
+        ("ushort", ("-1", "65535", "65536")),
+        ("ullong", ("18446744073709551615", "18446744073709551616")),
+        ("bool", ("y", "2")),
+        ("charp", ("", "x" * 1024)),
+        ("array of uint", ("4294967295", ",", "0,1")),
+        ("unheard-of", ("", "x")),
+    ],
+)
+def test_boundaries_of_a_type(kind: str, some: tuple[str, ...]) -> None:
+    values = workloads.boundary_values(kind)
+    assert set(some) <= set(values)
+    assert len(set(values)) == len(values)
+
+
+def test_parameters_come_after_those_of_every_load() -> None:
+    program = compiled(workloads.parameter(Around(parameters="a=1"), "p", "bool"))
+    params = [op.args[1] for op in ops_of(program) if op.name == "finit_module"]
+    assert params == ["a=1", "a=1 p=y", "a=1 p=n", "a=1 p=2", "a=1 p="]
+
+
+def test_what_goes_around_is_in_every_scenario() -> None:
+    own: dict[str, Any] = {"stat": "/own", "expect": "any"}
+    around = Around(
+        parameters="a=1", load_first=("core", "more"), setup=({"mkdir": "/before"},),
+        use=(own,), holds=({"stat": "/held"},),
+        teardown=({"rmdir": "/before"},), fine=(("finit_module", ("ENODEV",)),),
+    )  # fmt: skip
+    program = compiled(workloads.survey(around))
+    assert [node.args[0] for _, node in walk(program.setup) if isinstance(node, Op)] == [
+        "/payload/core.ko", "/payload/more.ko", "/before",
+    ]  # fmt: skip
+    names = [(op.name, op.args[0]) for op in ops_of(program)]
+    assert ("stat", "/held") in names
+    assert names[-3:] == [
+        ("rmdir", "/before"), ("delete_module", "more"), ("delete_module", "core"),
+    ]  # fmt: skip
+    (loaded,) = (op for op in ops_of(program) if op.name == "finit_module")
+    assert loaded.expect == ("ok", "ENODEV")
+    crowd = compiled(workloads.users(around, "crowd", GROUPS, 1, 3))
+    assert "own-use" in {actor.name for actor in crowd.actors}
+
+
+def test_each_unload_comes_after_its_first_stage() -> None:
+    stage: dict[str, Any] = {"write_file": {"path": "/unload", "data": "now"}, "retries": 9}
+    around = Around(before_unload=(stage,))
+    for plan in (workloads.held(around, DEVICE), workloads.cycles(around, 2),
+                 workloads.users(around, "x", GROUPS, 1, 2)):  # fmt: skip
+        ops = ops_of(compiled(plan))
+        for before, op in itertools.pairwise(ops):
+            if op.name == "delete_module":
+                refused = {"EAGAIN", "EBUSY"} & set(op.expect)
+                assert before.name == "write_file"
+                # Where unload may be refused, so may its first stage.
+                assert before.expect == (("any",) if refused else ("ok",))
+    group = GROUPS[-1]
+    held = compiled(workloads.held_files(around, group))
+    first = next(op for op in ops_of(held) if op.name == "delete_module")
+    assert first.place == workloads.first_unload(around)
+
+
+def test_wrong_steps_are_said() -> None:
+    with pytest.raises(ScenarioError, match="no op or field is called 'mkdirs'"):
+        workloads.survey(Around(setup=({"mkdirs": "/x"},)))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a person names, in guests: modules that were not written for this project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import kernels, ownsource, scenario
+from harness.errors import BuildError
+from harness.lab import Lab
+from harness.machine import Lane
+from harness.ownsource import Own
+from harness.trial import TrialResult, run_trial
+from harness.verdict import Verdict
+
+pytestmark = pytest.mark.vm
+
+CYCLE = scenario.load_scenario(scenario.find_scenario("cycle"))
+
+BASE = """\
+#include <linux/module.h>
+#include <pair.h>
+
+int pair_call(void)
+{
+	return PAIR;
+}
+EXPORT_SYMBOL_GPL(pair_call);
+MODULE_LICENSE("GPL");
+"""
+USER = """\
+#include <linux/module.h>
+#include <pair.h>
+
+static int __init pair_init(void)
+{
+	return pair_call() == PAIR ? 0 : -EINVAL;
+}
+
+static void __exit pair_exit(void)
+{
+}
+
+module_init(pair_init);
+module_exit(pair_exit);
+MODULE_LICENSE("GPL");
+"""
+MAKEFILE = """\
+ifneq ($(KERNELRELEASE),)
+	obj-m := pair-user.o lib/
+	ccflags-y := -I$(src)/include
+else
+all:
+	$(MAKE) -C /lib/modules/$(shell uname -r)/build M=$(PWD) modules
+endif
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Two modules in folders as people have them."""
+    files = {
+        "Makefile": MAKEFILE,
+        "pair-user.c": USER,
+        "include/pair.h": "#define PAIR 42\nint pair_call(void);\n",
+        "lib/Makefile": "obj-m := pair_base.o\nccflags-y := -I$(src)/../include\n",
+        "lib/pair_base.c": BASE,
+    }
+    for name, text in files.items():
+        path = tmp_path / "pair" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "pair"
+
+
+def run(made: Lab, own: Own) -> TrialResult:
+    subject = made.subject(own.target, "good", own.kernel, own.profile, Lane.DET)
+    # Seed 0 looks for leaks, too.
+    return run_trial(made.trial(subject, CYCLE, seed=0))
+
+
+def loaded(result: TrialResult) -> set[str]:
+    events = [json.loads(line) for line in result.evidence.report.splitlines()]
+    return {event["module"] for event in events if event["ev"] == "loaded" and event["loaded"]}
+
+
+def test_folder_of_two_modules(harness_lab: Lab, pair: Path) -> None:
+    own = ownsource.resolve(harness_lab, str(pair))
+    result = run(harness_lab, own)
+    assert (result.findings, result.verdict) == ((), Verdict.PASS)
+    assert loaded(result) == {"pair_user", "pair_base"}
+
+
+def test_compiled_module_with_what_lies_beside_it(harness_lab: Lab, pair: Path) -> None:
+    own = ownsource.resolve(harness_lab, str(pair))
+    module = harness_lab.build(own.target, "good", own.kernel, own.profile)
+    result = run(harness_lab, ownsource.resolve(harness_lab, str(module.ko)))
+    assert (result.findings, result.verdict) == ((), Verdict.PASS)
+    assert loaded(result) == {"pair_user", "pair_base"}
+
+
+def test_option_that_the_kernel_lacks_is_named(harness_lab: Lab, pair: Path) -> None:
+    text = USER.replace("pair_call()", "submit_bio_wait(0)")
+    declared = "#include <pair.h>\nint submit_bio_wait(void *bio);"
+    (pair / "pair-user.c").write_text(text.replace("#include <pair.h>", declared))
+    own = ownsource.resolve(harness_lab, str(pair))
+    with pytest.raises(BuildError, match=r"lacks: BLOCK \(for submit_bio_wait\)") as caught:
+        harness_lab.build(own.target, "good", own.kernel, own.profile)
+    assert "--add-config BLOCK=y" in str(caught.value.hint)
+
+
+#: What the kernel of the profile `check` is made for.
+IN_TREE = (
+    "fs/fat", "fs/minix", "net/netfilter/nf_conntrack", "drivers/block/zram", "drivers/block/brd",
+    "drivers/block/null_blk", "drivers/net/dummy",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", IN_TREE)
+def test_modules_of_the_kernels_own_source(harness_lab: Lab, place: str) -> None:
+    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
+    if kernels.find_kernel(harness_lab.cache, recipe) is None:
+        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+    own = ownsource.resolve(harness_lab, in_tree=place)
+    assert own.profile == ownsource.ROOMY_PROFILE
+    result = run(harness_lab, own)
+    assert (result.findings, result.verdict) == ((), Verdict.PASS)
+    assert own.family.roles["main"] in loaded(result)
