@@ -3,8 +3,8 @@
 
 A test is a name and a function that yields what it found; it runs trials through
 its :class:`~harness.bench.Bench`, which learns the module's surfaces once and keeps
-a bundle of every trial with a finding. A test of another kind (a sweep of failures, a scan of
-memory) is one more :class:`Test` in :data:`TESTS`.
+a bundle of every trial with a finding. A test of another kind is one more :class:`Test` in
+:data:`TESTS`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness import kconfig, surfaces, sweep, verdict, workloads
+from harness import surfaces, sweeptests, verdict, workloads
 from harness.bench import Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
 from harness.errors import HarnessError, UsageError
-from harness.machine import Lane
 from harness.scenario import Scenario
 from harness.surfaces import Surface
 from harness.trial import TrialResult
@@ -278,29 +277,6 @@ def _crowd(bench: Bench) -> Iterable[Found]:
     )
 
 
-def _sweep(bench: Bench) -> Iterable[Found]:
-    if not bench.det:
-        raise Skipped("a task can be stopped at an instruction in the det lane only")
-    groups = bench.groups()
-    subject = bench.subject(Lane.DET)
-    kernel = bench.made.kernel(subject.kernel, subject.profile)
-    config = kconfig.parse((kernel.build / ".config").read_text())
-    sweep.check_kernel(f"{kernel.name}-{kernel.profile}", config)
-    done = sweep.run_sweep(
-        bench.made,
-        subject,
-        [workloads.users(bench.around, f"sweep-{one.name}", [one], 1, 1) for one in groups],
-        seed=1,
-        cycles=None,
-        workers=bench.options.workers,
-        progress=bench.progress,
-    )
-    bench.trials += len(done.outcomes)
-    for found in done.found.values():
-        if not bench.is_known(found.finding):
-            yield Found(found.finding, bench.keep(found.trial, found.result))
-
-
 TESTS: Final = (
     Test("load", "Load, look what has come, unload: nothing is left, nothing is said.", _load),
     Test("unload-absent", "Unload what is not loaded: ENOENT.",
@@ -319,8 +295,11 @@ TESTS: Final = (
     Test("users", "Users of each surface against unload.", _users),
     Test("crowd", "Users of all surfaces at once against unload.", _crowd),
     Test("leaks", f"{_LEAK_TURNS} lives with users: no leaked memory.", _leaks),
-    Test("sweep", "Unload under every instruction that users reach (--sweep).", _sweep,
-         extra=True),
+    Test("pointers", f"{sweeptests.POINTER_TURNS} lives with users: nothing in the guest's memory"
+         " leads to where the module was.", sweeptests.pointers),
+    Test("failures", "Each allocation of load, use and unload fails once.", sweeptests.failures),
+    Test("sweep", "Unload under every instruction that users reach (--sweep).",
+         sweeptests.park_sweep, extra=True),
 )  # fmt: skip
 
 #: What a ``harness.yaml`` may leave out.

@@ -98,6 +98,8 @@ class Case:
     lane: Lane = Lane.DET
     #: What the trial's findings are called in this test.
     name: Callable[[TrialResult], tuple[Finding, ...]] = lambda result: result.findings
+    #: Whether the guest's memory is looked through at the end.
+    scan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ class Options:
     workers: int
     bundles: Path
     variant: str = modules.GOOD
+    #: After so many seconds no further failure is tried; None: when all have been.
+    fail_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ class Bench:
         self.trials = 0
         #: Remarks on what the test under way has left out.
         self.remarks: list[str] = []
-        #: Filled by the failure sweep.
+        #: Filled by the test ``failures``.
         self.fail_sites: list[dict[str, Any]] = []
         self._known = tuple(re.compile(pattern) for pattern in settings.known)
 
@@ -233,7 +237,8 @@ class Bench:
 
         def ready() -> Iterator[Trial]:
             for case in cases:
-                trial = self.made.trial(self.subject(case.lane), case.plan, case.seed)
+                subject = self.subject(case.lane)
+                trial = self.made.trial(subject, case.plan, case.seed, scan=case.scan)
                 owner[id(trial)] = case
                 yield trial
 

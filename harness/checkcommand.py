@@ -122,6 +122,7 @@ def _options(own: Own, arguments: argparse.Namespace) -> Options:
         workers=arguments.workers,
         bundles=arguments.bundles,
         variant=getattr(arguments, "variant", modules.GOOD),
+        fail_s=getattr(arguments, "fail_seconds", None),
     )
 
 

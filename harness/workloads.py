@@ -406,6 +406,40 @@ def use(
     return make("leaks" if leaks else "use", text, around)
 
 
+def in_order(around: Around, several: Sequence[Group]) -> tuple[Scenario, ...]:
+    """Return for each surface a scenario of one user, whose steps come in one order.
+
+    Without any surface it is one that loads and unloads.
+    """
+    lines = [(group.name, _in_order(group)) for group in several]
+    if around.use:
+        lines.append(("own-use", list(around.use)))
+    gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
+    return tuple(
+        make(
+            f"order-{name}",
+            {
+                "about": "Each thing that a user does, once.",
+                "actors": [_one("user", [load(around), *steps, *gone])],
+            },
+            around,
+        )
+        for name, steps in lines or [("alone", [])]
+    )
+
+
+def _in_order(group: Group) -> list[Step]:
+    surface = group.surfaces[0]
+    if group.kind in FILES:
+        return [step for act in _file_acts(group.surfaces, random.Random(1)) for step in act]
+    if surface.kind in (Kind.CHARACTER, Kind.BLOCK):
+        rng = random.Random(1)
+        opened = {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}
+        acts = _device_acts(rng, _KNOWN_REQUESTS)
+        return [_any("open", opened), *(step for act in acts for step in act), _any("close", 0)]
+    return _use(group, random.Random(1), "o")
+
+
 def users(around: Around, name: str, several: Sequence[Group], seed: int, turns: int) -> Scenario:
     """Users of surfaces against somebody who unloads and loads."""
     rng = random.Random(f"{name} {seed}")
@@ -458,7 +492,17 @@ def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
 
 def _use_device(surface: Surface, rng: random.Random) -> list[Step]:
     requests = [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
-    acts: list[list[Step]] = [
+    acts = _device_acts(rng, requests)
+    opens = [
+        [_any("open", {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]})]
+        for how in ("rdwr", "rdwr", "rdonly", "wronly")
+    ]
+    return [_choose(opens), {"loop": 6, "do": [_choose(acts)]}, _any("close", 0)]
+
+
+def _device_acts(rng: random.Random, requests: Sequence[int]) -> list[list[Step]]:
+    """Return what may be done with a device that is open in slot 0."""
+    return [
         [_any("read", {"slot": 0, "count": 200})],
         [_any("write", {"slot": 0, "count": 200})],
         [_any("pread", {"slot": 0, "offset": 0, "count": 4096})],
@@ -475,11 +519,6 @@ def _use_device(surface: Surface, rng: random.Random) -> list[Step]:
            _any("ioctl", {"slot": 0, "request": request, "data": "abc"})]
           for request in requests),
     ]  # fmt: skip
-    opens = [
-        [_any("open", {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]})]
-        for how in ("rdwr", "rdwr", "rdonly", "wronly")
-    ]
-    return [_choose(opens), {"loop": 6, "do": [_choose(acts)]}, _any("close", 0)]
 
 
 def _request(rng: random.Random) -> int:
@@ -495,6 +534,11 @@ def _choose(bodies: Sequence[Sequence[Step]]) -> Step:
 
 
 def _use_files(files: Sequence[Surface], rng: random.Random) -> list[Step]:
+    return [{"loop": 8, "do": [_choose(_file_acts(files, rng))]}]
+
+
+def _file_acts(files: Sequence[Surface], rng: random.Random) -> list[list[Step]]:
+    """Return what may be done with each file."""
     acts: list[list[Step]] = []
     for one in files:
         if one.readable or not one.writable:
@@ -505,7 +549,7 @@ def _use_files(files: Sequence[Surface], rng: random.Random) -> list[Step]:
         if one.writable:
             data = {"path": one.name, "data": rng.choice(_TEXTS)}
             acts.append([_any("write_file", data)])
-    return [{"loop": 8, "do": [_choose(acts)]}]
+    return acts
 
 
 def _use_filesystem(surface: Surface, tag: str) -> list[Step]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import battery, modules, workloads
+from harness import battery, modules, sweeptests, workloads
 from harness import bench as benches
 from harness.bench import Bench, Case, Found, Options, Outcome, Result
 from harness.checkfile import CheckFile
@@ -22,7 +22,7 @@ from harness.machine import EXECUTOR_DONE, Lane
 from harness.modules import Family, Module
 from harness.surfaces import Kind, Surface
 from harness.trial import Trial, TrialResult
-from harness.verdict import Evidence, Finding, Verdict
+from harness.verdict import Evidence, Finding, MemoryScan, Verdict
 from harness.verdict import Kind as Sort
 from harness.workloads import NOTHING, Around, Group
 
@@ -37,7 +37,9 @@ END = {"ev": "end", "ok": True}
 IN_USE = Finding(Sort.ERRNO, "unloaded while in use: delete_module succeeded")
 
 
-KERNEL = SimpleNamespace(release="6.1.0", detectors=["KASAN", "kmemleak"])
+KERNEL = SimpleNamespace(
+    release="6.1.0", detectors=["KASAN", "kmemleak"], vmlinux=Path("vmlinux"), build=Path("absent")
+)
 
 
 def sums(op: str, **counts: int) -> dict[str, Any]:
@@ -111,7 +113,9 @@ def outcome(bench: Bench, name: str) -> Result:
 
 def test_module_with_nothing_wrong_passes_every_test() -> None:
     bench = FakeBench(fine)
-    done = battery.run_battery(bench, battery.choose([], sweep_too=False))
+    # That one has no cases of its own; see below.
+    tests = [one for one in battery.choose([], sweep_too=False) if one.name != "failures"]
+    done = battery.run_battery(bench, tests)
     outcomes = {one.name: (one.outcome, one.why) for one in done.results}
     skipped = {name: why for name, (what, why) in outcomes.items() if what is Outcome.SKIPPED}
     assert skipped == {"parameters": "it has no parameters",
@@ -424,8 +428,8 @@ def test_trials_are_made_in_the_lane_of_their_case_and_kept_when_they_fail(
     """The bench itself, with a lab that only notes what it is asked for."""
     made = SimpleNamespace(
         subject=lambda folder, variant, kernel, profile, lane: lane,
-        trial=lambda subject, plan, seed: SimpleNamespace(
-            spec=SimpleNamespace(lane=subject), plan=plan, seed=seed
+        trial=lambda subject, plan, seed, *, scan: SimpleNamespace(
+            spec=SimpleNamespace(lane=subject), plan=plan, seed=seed, scan=scan
         ),
     )
     wrong = Finding(Sort.SPLAT, "WARNING in m_exit")
@@ -434,6 +438,7 @@ def test_trials_are_made_in_the_lane_of_their_case_and_kept_when_they_fail(
     def run_trials(trials: Iterator[Any], workers: int, *, stop: Any) -> Iterator[Any]:
         assert workers == 3
         for trial in trials:
+            assert trial.scan is (trial.seed == 3)
             yield trial, answered[trial.seed]
             stop(answered[trial.seed])
 
@@ -449,7 +454,7 @@ def test_trials_are_made_in_the_lane_of_their_case_and_kept_when_they_fail(
     options = Options("6.1", "kasan", (Lane.DET, Lane.SMP), 2, 3, tmp_path)
     bench = Bench(cast(Lab, made), Family(name="m"), CheckFile(), options, lambda *said: None)
     plan = workloads.cycles(NOTHING, 1)
-    cases = [Case(plan, 1), Case(plan, 2, Lane.SMP), Case(plan, 3)]
+    cases = [Case(plan, 1), Case(plan, 2, Lane.SMP), Case(plan, 3, scan=True)]
     found = list(bench.run(cases))
     assert [(one.finding.title, one.bundle) for one in found] == [(wrong.title, tmp_path / "2")]
     assert kept == [(Lane.SMP, 2), (Lane.DET, 3)]
@@ -472,16 +477,89 @@ def test_sweep_takes_the_users_of_each_surface(
         found = SimpleNamespace(finding=wrong, trial=None, result=result(findings=[wrong]))
         return SimpleNamespace(outcomes=[1, 2], found={wrong.title: found})
 
-    monkeypatch.setattr(battery.sweep, "check_kernel", lambda *rest: None)
-    monkeypatch.setattr(battery.sweep, "run_sweep", run_sweep)
+    monkeypatch.setattr(sweeptests.sweep, "check_kernel", lambda *rest: None)
+    monkeypatch.setattr(sweeptests.sweep, "run_sweep", run_sweep)
     done = outcome(bench, "sweep")
     assert [one.finding for one in done.found] == [wrong]
     assert taken == ["sweep-m", "sweep-mfs", "sweep-proc-files"]
 
 
-def test_sweep_needs_the_det_lane() -> None:
+@pytest.mark.parametrize(("findings", "kept"), [((), []), (("KASAN: x", "noise"), ["KASAN: x"])])
+def test_failures_come_with_their_sites(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, findings: tuple[str, ...], kept: list[str]
+) -> None:
+    config = "".join(f"{name}=y\n" for name in sweeptests.failsweep.REQUIRED)
+    (tmp_path / ".config").write_text(config)
+    kernel = SimpleNamespace(build=tmp_path)
+    monkeypatch.setattr(FakeBench, "subject", lambda bench, lane: Subject)
+    bench = FakeBench(fine, known=("noise",))
+    bench.options = dataclasses.replace(bench.options, fail_s=7.0)
+    bench.made = cast(Lab, SimpleNamespace(kernel=lambda *name: kernel))
+    taken: dict[str, Any] = {}
+
+    def run(made: object, subject: object, plans: Iterable[Any], **rest: Any) -> Any:
+        taken.update(rest, plans=[plan.name for plan in plans])
+        found = [
+            SimpleNamespace(
+                finding=Finding(Sort.SPLAT, title), trial=None, result=result(findings=[IN_USE])
+            )
+            for title in findings
+        ]
+        return SimpleNamespace(trials=9, findings=found, shots=[1, 2], sites=lambda: [1],
+                               cut=["m load"])  # fmt: skip
+
+    monkeypatch.setattr(sweeptests.failsweep, "run", run)
+    monkeypatch.setattr(sweeptests.failtext, "read_places", lambda *rest: {})
+    monkeypatch.setattr(
+        sweeptests.failtext, "document", lambda done, places, paths: {"fail_sites": [{"n": 1}]}
+    )
+    done = outcome(bench, "failures")
+    assert [one.finding.title for one in done.found] == kept
+    assert done.outcome is (Outcome.FINDING if kept else Outcome.PASS)
+    assert done.why == "2 failures at 1 sites; time was over before the end of m load"
+    assert bench.fail_sites == [{"n": 1}]
+    assert taken["plans"] == ["order-m", "order-mfs", "order-proc-files"]
+    assert (taken["budget_s"], taken["loader"]) == (7.0, False)
+
+
+def test_failures_need_a_kernel_in_which_something_can_fail(tmp_path: Path) -> None:
+    (tmp_path / ".config").write_text("CONFIG_FAILSLAB=y\n")
+    bench = FakeBench(fine)
+    kernel = SimpleNamespace(build=tmp_path)
+    bench.made = cast(Lab, SimpleNamespace(kernel=lambda *name: kernel))
+    done = outcome(bench, "failures")
+    assert done.outcome is Outcome.SKIPPED
+    assert "CONFIG_FAULT_INJECTION (making something fail)" in done.why
+
+
+def test_pointers_are_looked_for_in_memory_that_was_kept() -> None:
+    memory = MemoryScan((), 5, 0.1, ("where m was there is n now",))
+
+    def answer(case: Case) -> TrialResult:
+        found = fine(case)
+        if not case.scan:
+            return found
+        kept = dataclasses.replace(found.evidence, memory=memory)
+        return dataclasses.replace(found, evidence=kept)
+
+    bench = FakeBench(answer)
+    bench.made = cast(Lab, SimpleNamespace(kernel=lambda *name: KERNEL))
+    done = outcome(bench, "pointers")
+    assert (done.outcome, done.why) == (Outcome.PASS, "where m was there is n now")
+    assert [case.scan for case in bench.cases] == [False, False, True]
+
+
+def test_pointers_cannot_be_read_without_debug_information(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KERNEL, "vmlinux", None)
+    done = outcome(FakeBench(fine), "pointers")
+    assert done.outcome is Outcome.SKIPPED
+    assert "no debug information" in done.why
+
+
+@pytest.mark.parametrize("test", ["sweep", "failures"])
+def test_sweeps_need_the_det_lane(test: str) -> None:
     bench = FakeBench(fine)
     bench.options = dataclasses.replace(bench.options, lanes=(Lane.SMP,))
-    done = outcome(bench, "sweep")
+    done = outcome(bench, test)
     assert done.outcome is Outcome.SKIPPED
     assert "det lane only" in done.why

@@ -38,6 +38,7 @@ ROWS = (
     ("sweeptext", "failsweep", "failtext"),
     ("catalogue",),
     ("matrixlab", "bench"),
+    ("sweeptests",),
     ("battery",),
     ("matrixdask",),
     ("commands", "plugin"),

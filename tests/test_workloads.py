@@ -9,7 +9,7 @@ import pytest
 
 from harness import workloads
 from harness.errors import ScenarioError
-from harness.program import Actor, Op, Program, walk
+from harness.program import Actor, Choose, Op, Program, walk
 from harness.scenario import Scenario
 from harness.scenario_compile import compile_program
 from harness.surfaces import Kind, Surface
@@ -79,6 +79,7 @@ GROUPS = workloads.groups(ALL)
         workloads.use(NOTHING, GROUPS, 1),
         workloads.users(NOTHING, "crowd", GROUPS, 1, 3),
         *(workloads.users(NOTHING, one.name, [one], 1, 3) for one in GROUPS),
+        *workloads.in_order(NOTHING, GROUPS),
     ],
     ids=lambda plan: plan.name,
 )
@@ -92,6 +93,17 @@ def test_every_scenario_becomes_a_program_that_loads_and_unloads(plan: Scenario,
     # Whatever happened before, the last thing is an unload that may take its time.
     assert names[-1] == "delete_module"
     assert ops_of(program)[-1].retries > 0
+
+
+def test_steps_in_one_order_have_one_user_and_no_choice() -> None:
+    own = Around(use=({"read_file": "/proc/m"},))
+    for plan in (*workloads.in_order(own, GROUPS), *workloads.in_order(NOTHING, [])):
+        program = compiled(plan)
+        assert len(program.actors) == 1, plan.name
+        assert not [node for _, node in walk(program.actors[0].body) if isinstance(node, Choose)]
+    names = [plan.name for plan in workloads.in_order(own, GROUPS)]
+    assert names == [*(f"order-{group.name}" for group in GROUPS), "order-own-use"]
+    assert [plan.name for plan in workloads.in_order(NOTHING, [])] == ["order-alone"]
 
 
 def test_a_seed_makes_the_same_users_again_and_another_makes_others() -> None:
