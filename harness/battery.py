@@ -110,6 +110,7 @@ def _load(bench: Bench) -> Iterable[Found]:
         if why.startswith("beyond"):
             continue
         bench.remarks.append(f"{surface.kind.value} {surface.name} is not used: {why}")
+    bench.remarks += bench.learned.remarks
 
 
 def _simple(make: Callable[[workloads.Around], Scenario]) -> Callable[[Bench], Iterable[Found]]:
@@ -188,7 +189,7 @@ def _dependents(bench: Bench) -> Iterable[Found]:
 
 
 def _contract(bench: Bench) -> Iterable[Found]:
-    pinning = [one for one in bench.surfaces if one.kind in workloads.PINNING]
+    pinning = [one for one in bench.surfaces if workloads.must_pin(one)]
     if not pinning:
         raise Skipped("nothing that it exposes must keep it from being unloaded")
     return bench.run(
@@ -205,7 +206,7 @@ _IN_USE: Final = "unloaded while in use: delete_module succeeded"
 def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     """Return the findings of a trial that held one surface, in the words of the contract."""
     events = verdict.parse_report(result.evidence.report)
-    took = "mount" if surface.kind is surfaces.Kind.FILESYSTEM else "open"
+    took = "mount" if workloads.is_mountable(surface) else "open"
     what = f"a mount of {surface.name}" if took == "mount" else surface.name
     # An oops takes the sums with it; then nobody can say that it was not held.
     sums = answers(events, took)

@@ -127,6 +127,8 @@ class Learned:
     stop: str = ""
     #: Things that a survey found and could not tell.
     cut: int = 0
+    #: What could not be used as it should.
+    remarks: tuple[str, ...] = ()
 
 
 class Bench:
@@ -277,16 +279,24 @@ def _learn(bench: Bench) -> Learned:
     learned = Learned(surfaces.learn(events), found, stop, surfaces.left_out(events))
     if stop:
         return learned
-    filesystems = [one for one in learned.surfaces if one.kind is surfaces.Kind.FILESYSTEM]
-    more = [Case(workloads.survey_mounted(bench.around, one), lane=bench.lane)
-            for one in filesystems]  # fmt: skip
+    mountable = [one.name for one in learned.surfaces if workloads.is_mountable(one)]
+    more = [workloads.survey_mounted(bench.around, one)
+            for one in learned.surfaces if workloads.is_mountable(one)]  # fmt: skip
+    name_of = dict(zip((plan.name for plan in more), mountable, strict=True))
     seen = {(one.kind, one.name): one for one in learned.surfaces}
-    for _, trial, result in bench.results(more):
+    remarks = []
+    for case, trial, result in bench.results(Case(plan, lane=bench.lane) for plan in more):
         events = verdict.parse_report(result.evidence.report)
+        mounts = answers(events, "mount")
+        if mounts and not mounts["ok"]:
+            name = name_of[case.plan.name]
+            remarks.append(f"filesystem {name} is not used: mount returned {', '.join(mounts)}")
         for surface in surfaces.learn(events, "mounted"):
             seen.setdefault((surface.kind, surface.name), surface)
         found += _kept(bench, trial, result, result.findings)
-    return dataclasses.replace(learned, surfaces=tuple(seen.values()), found=found)
+    return dataclasses.replace(
+        learned, surfaces=tuple(seen.values()), found=found, remarks=tuple(remarks)
+    )
 
 
 def _kept(

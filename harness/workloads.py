@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from harness import scenario
+from harness import disks, scenario
 from harness.ops import MAX_SLOTS
 from harness.scenario import Scenario
 from harness.surfaces import BEFORE, FILES, LOADED, MOUNTED, SIGNS, Kind, Surface
@@ -86,11 +86,36 @@ def groups(surfaces: Iterable[Surface]) -> tuple[Group, ...]:
     for surface in surfaces:
         if surface.kind in FILES:
             files.setdefault(surface.kind, []).append(surface)
-        elif surface.kind not in SIGNS and surface.kind is not Kind.DISK_FILESYSTEM:
+        elif surface.kind not in SIGNS and not _lacks_disk(surface):
             found.append(Group(surface.slug, (surface,)))
     for kind, several in files.items():
         found.append(Group(f"{kind.value.split()[0]}-files", tuple(several[:MAX_FILES])))
     return tuple(found)
+
+
+def _lacks_disk(surface: Surface) -> bool:
+    return surface.kind is Kind.DISK_FILESYSTEM and surface.name not in disks.KNOWN
+
+
+def is_mountable(surface: Surface) -> bool:
+    """Return whether it is a filesystem that a workload can mount."""
+    return surface.kind in (Kind.FILESYSTEM, Kind.DISK_FILESYSTEM) and not _lacks_disk(surface)
+
+
+def _on_disk(text: dict[str, Any], several: Iterable[Surface]) -> dict[str, Any]:
+    """Return a scenario's fields with the disks of its filesystems around them."""
+    names = [one.name for one in several if one.kind is Kind.DISK_FILESYSTEM]
+    if not names:
+        return text
+    make = [step for name in names for step in disks.setup(name)]
+    take = [step for name in names for step in disks.teardown(name)]
+    last = text.get("teardown", [unload(retries=_LAST_RELEASE)])
+    return {**text, "setup": [*make, *text.get("setup", [])], "teardown": [*last, *take]}
+
+
+def _mount(surface: Surface, target: str) -> Step:
+    source = disks.device(surface.name) if surface.kind is Kind.DISK_FILESYSTEM else "none"
+    return {"source": source, "target": target, "fstype": surface.name}
 
 
 def not_used(surfaces: Iterable[Surface]) -> tuple[tuple[Surface, str], ...]:
@@ -99,7 +124,7 @@ def not_used(surfaces: Iterable[Surface]) -> tuple[tuple[Surface, str], ...]:
     left: list[tuple[Surface, str]] = []
     numbers = [one for one in surfaces if one.kind in (Kind.CHARACTER, Kind.BLOCK)]
     for surface in surfaces:
-        if surface.kind is Kind.DISK_FILESYSTEM:
+        if _lacks_disk(surface):
             left.append((surface, "needs a block device with such a filesystem on it"))
         elif surface.kind is Kind.PROTOCOL:
             left.append((surface, "what its sockets take is not known"))
@@ -201,18 +226,17 @@ def survey(around: Around) -> Scenario:
 def survey_mounted(around: Around, filesystem: Surface) -> Scenario:
     """Load, mount, look again."""
     target = f"/mnt/{filesystem.slug}"
-    mount = {"source": "none", "target": target, "fstype": filesystem.name}
     steps = [
         {"survey": BEFORE},
         load(around),
         _any("mkdir", target),
-        _any("mount", mount),
+        _any("mount", _mount(filesystem, target)),
         {"survey": MOUNTED},
         _any("umount", target),
         _any("rmdir", target),
     ]
     text = {"about": "What a mount brings.", "actors": [_one("mounter", steps)]}
-    return make(f"mounted-{filesystem.slug}", text, around)
+    return make(f"mounted-{filesystem.slug}", _on_disk(text, [filesystem]), around)
 
 
 def _one(name: str, steps: Sequence[Step], **fields: Any) -> dict[str, Any]:
@@ -330,14 +354,13 @@ def held(around: Around, surface: Surface) -> Scenario:
         unload(retries=_LAST_RELEASE),
     ]
     text = {"about": about, "actors": [_one("holder", holder), _one("remover", remover)]}
-    return make(f"held-{surface.slug}", text, around)
+    return make(f"held-{surface.slug}", _on_disk(text, [surface]), around)
 
 
 def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
-    if surface.kind is Kind.FILESYSTEM:
+    if is_mountable(surface):
         target = f"/mnt/{surface.slug}"
-        mount = {"source": "none", "target": target, "fstype": surface.name}
-        take = [_any("mkdir", target), _any("mount", mount)]
+        take = [_any("mkdir", target), _any("mount", _mount(surface, target))]
         return take, [_any("umount", target), _any("rmdir", target)], "A mount is held."
     open_both = [
         _any("open", {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}),
@@ -346,8 +369,13 @@ def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
     return open_both, [_any("close", 0), _any("close", 1)], "A device is held open."
 
 
-#: Kinds that must keep the module from going while they are held.
-PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.FILESYSTEM)
+#: Kinds of files that must keep the module from going while they are held.
+_PINNING: Final = (Kind.CHARACTER, Kind.BLOCK)
+
+
+def must_pin(surface: Surface) -> bool:
+    """Return whether it must keep the module from going while it is held."""
+    return surface.kind in _PINNING or is_mountable(surface)
 
 
 def first_unload(around: Around) -> str:
@@ -403,7 +431,11 @@ def use(
         "lanes": {name: {**lane, "kmemleak": leaks} for name, lane in _LONG.items()},
         "actors": [user, *_waker(["user"])],
     }
-    return make("leaks" if leaks else "use", text, around)
+    return make("leaks" if leaks else "use", _on_disk(text, _surfaces(several)), around)
+
+
+def _surfaces(several: Iterable[Group]) -> list[Surface]:
+    return [surface for group in several for surface in group.surfaces]
 
 
 def in_order(around: Around, several: Sequence[Group]) -> tuple[Scenario, ...]:
@@ -411,21 +443,21 @@ def in_order(around: Around, several: Sequence[Group]) -> tuple[Scenario, ...]:
 
     Without any surface it is one that loads and unloads.
     """
-    lines = [(group.name, _in_order(group)) for group in several]
+    lines = [(group.name, _in_order(group), group.surfaces) for group in several]
     if around.use:
-        lines.append(("own-use", list(around.use)))
-    gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
+        lines.append(("own-use", list(around.use), ()))
     return tuple(
-        make(
-            f"order-{name}",
-            {
-                "about": "Each thing that a user does, once.",
-                "actors": [_one("user", [load(around), *steps, *gone])],
-            },
-            around,
-        )
-        for name, steps in lines or [("alone", [])]
+        make(f"order-{name}", _on_disk(_line(around, steps), used), around)
+        for name, steps, used in lines or [("alone", [], ())]
     )
+
+
+def _line(around: Around, steps: Sequence[Step]) -> dict[str, Any]:
+    gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
+    return {
+        "about": "Each thing that a user does, once.",
+        "actors": [_one("user", [load(around), *steps, *gone])],
+    }
 
 
 def _in_order(group: Group) -> list[Step]:
@@ -464,7 +496,7 @@ def users(around: Around, name: str, several: Sequence[Group], seed: int, turns:
         "setup": [load(around)],
         "actors": [*actors, _one("remover", remove, until=names), *_waker(names, alive)],
     }
-    return make(name, text, around)
+    return make(name, _on_disk(text, _surfaces(several)), around)
 
 
 def _waker(names: Sequence[str], alive: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -481,7 +513,7 @@ def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
     match surface.kind:
         case Kind.CHARACTER | Kind.BLOCK:
             return _use_device(surface, rng)
-        case Kind.FILESYSTEM:
+        case Kind.FILESYSTEM | Kind.DISK_FILESYSTEM:
             return _use_filesystem(surface, tag)
         case Kind.INTERFACE:
             return [_any("ifup", surface.name), {"delay": 2000}, _any("ifdown", surface.name)]
@@ -555,12 +587,12 @@ def _file_acts(files: Sequence[Surface], rng: random.Random) -> list[list[Step]]
 def _use_filesystem(surface: Surface, tag: str) -> list[Step]:
     target = f"/mnt/{surface.slug}-{tag}"
     file, folder = f"{target}/file", f"{target}/folder"
-    mount = {"source": "none", "target": target, "fstype": surface.name}
-    missing = ["EINVAL", "ENODEV", "ENOENT", "ENOMEM", "EBUSY", "EAGAIN", "EPERM", "ENOTBLK"]
+    missing = ["EINVAL", "ENODEV", "ENOENT", "ENOMEM", "EBUSY", "EAGAIN", "EPERM", "ENOTBLK",
+               "ENXIO", "EIO"]  # fmt: skip
     steps = [
         _any("mkdir", target),
         # Without a mount the files would be the guest's own.
-        _any("mount", mount, stop_on=missing),
+        _any("mount", _mount(surface, target), stop_on=missing),
         _any("open", {"slot": 0, "path": file, "flags": ["rdwr", "creat"]}),
         _any("pwrite", {"slot": 0, "offset": 0, "count": 3000}),
         _any("pread", {"slot": 0, "offset": 0, "count": 4096}),

@@ -13,7 +13,7 @@ PACKAGE = Path(harness.__file__).parent
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames", "marktext", "memtypes", "mempercpu"),
     ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates",
-     "kbuildfiles", "dkms", "ram"),
+     "kbuildfiles", "dkms", "ram", "disks"),
     ("matrixdoc", "schedules", "mempages"),
     ("matrixdiff", "junit", "memowners"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "memlists"),

@@ -2,12 +2,15 @@
 """Scenarios made from surfaces."""
 
 import itertools
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import workloads
+from harness import disks, workloads
 from harness.errors import ScenarioError
 from harness.program import Actor, Choose, Op, Program, walk
 from harness.scenario import Scenario
@@ -18,12 +21,13 @@ from harness.workloads import NOTHING, Around
 DEVICE = Surface(Kind.CHARACTER, "/dev/dk0", 0o020600, "240:0")
 DISK = Surface(Kind.BLOCK, "/dev/brd0", 0o060600, "1:0")
 FILESYSTEM = Surface(Kind.FILESYSTEM, "poolfs")
+MINIX = Surface(Kind.DISK_FILESYSTEM, "minix")
 INTERFACE = Surface(Kind.INTERFACE, "dummy0")
 FILES = tuple(Surface(Kind.SYSFS, f"/sys/m/a{i}", 0o100644) for i in range(15))
 SECRET = Surface(Kind.DEBUGFS, "/sys/kernel/debug/m", 0o100200)
 TREE = Surface(Kind.CONFIGFS, "/sys/kernel/config/m", 0o040755)
 THREAD = Surface(Kind.THREAD, "kpool")
-ALL = (DEVICE, DISK, FILESYSTEM, INTERFACE, *FILES, SECRET, TREE, THREAD)
+ALL = (DEVICE, DISK, FILESYSTEM, MINIX, INTERFACE, *FILES, SECRET, TREE, THREAD)
 
 
 def compiled(plan: Scenario, seed: int = 1, lane: str = "det") -> Program:
@@ -44,13 +48,13 @@ def ops_of(program: Program) -> list[Op]:
 def test_groups_are_what_one_user_takes() -> None:
     found = {group.name: len(group.surfaces) for group in workloads.groups(ALL)}
     assert found == {
-        "dk0": 1, "brd0": 1, "poolfs": 1, "dummy0": 1, "sys-kernel-config-m": 1,
+        "dk0": 1, "brd0": 1, "poolfs": 1, "minix": 1, "dummy0": 1, "sys-kernel-config-m": 1,
         "sysfs-files": workloads.MAX_FILES, "debugfs-files": 1,
     }  # fmt: skip
 
 
 def test_what_nobody_uses_has_a_reason() -> None:
-    disk = Surface(Kind.DISK_FILESYSTEM, "minix")
+    disk = Surface(Kind.DISK_FILESYSTEM, "xfs")
     number = Surface(Kind.NUMBER, "240 bare")
     left = dict(workloads.not_used((disk, number, *FILES)))
     assert "needs a block device" in left[disk]
@@ -74,7 +78,8 @@ GROUPS = workloads.groups(ALL)
         workloads.parameter(NOTHING, "p", "array of int"),
         workloads.signals(NOTHING, "KILL"),
         workloads.signals(NOTHING, "USR1"),
-        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM)),
+        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM, MINIX)),
+        workloads.survey_mounted(NOTHING, MINIX),
         *(workloads.held_files(NOTHING, one) for one in GROUPS[-2:]),
         workloads.use(NOTHING, GROUPS, 1),
         workloads.users(NOTHING, "crowd", GROUPS, 1, 3),
@@ -90,9 +95,49 @@ def test_every_scenario_becomes_a_program_that_loads_and_unloads(plan: Scenario,
     setup = [node.name for _, node in walk(program.setup) if isinstance(node, Op)]
     names = [op.name for op in ops_of(program)]
     assert "finit_module" in (*setup, *names)
-    # Whatever happened before, the last thing is an unload that may take its time.
-    assert names[-1] == "delete_module"
-    assert ops_of(program)[-1].retries > 0
+    # Whatever happened before, the last thing is an unload that may take its time; only
+    # disks are taken away after it.
+    last = [op for op in ops_of(program) if op.name != "exec"][-1]
+    assert last.name == "delete_module"
+    assert last.retries > 0
+
+
+def test_filesystem_that_wants_a_disk_has_one_while_it_is_loaded() -> None:
+    program = compiled(workloads.use(NOTHING, workloads.groups([MINIX]), 1))
+    (make,) = [node for _, node in walk(program.setup) if isinstance(node, Op)]
+    take = program.teardown[-1]
+    assert isinstance(take, Op)
+    device = disks.device("minix")
+    assert f"losetup {device} /tmp/disk-minix" in str(make.args)
+    assert f"losetup -d {device}" in str(take.args)
+    (mount,) = [op for op in ops_of(program) if op.name == "mount"]
+    assert mount.args[0] == device
+    assert mount.args[2] == "minix"
+
+
+def test_every_disk_has_a_device_of_its_own() -> None:
+    assert len({disks.device(name) for name in disks.KNOWN}) == len(disks.KNOWN)
+    for name in disks.KNOWN:
+        surface = Surface(Kind.DISK_FILESYSTEM, name)
+        assert compiled(workloads.use(NOTHING, workloads.groups([surface]), 1)).setup
+
+
+@pytest.mark.skipif(shutil.which("mkfs.minix") is None, reason="nothing to compare with")
+def test_empty_minix_is_what_its_own_tool_makes(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    (step,) = disks.setup("minix")
+    command = step["exec"]["args"][1].replace("/tmp/disk-minix", str(ours))
+    subprocess.run(["sh", "-c", command.rpartition(" && ")[0]], check=True)
+    theirs.write_bytes(bytes(ours.stat().st_size))
+    tool = ["mkfs.minix", "-1", "-n", "14", "-i", "32", str(theirs)]
+    subprocess.run(tool, check=True, capture_output=True)
+    assert ours.stat().st_size == theirs.stat().st_size
+    for start, length, what in [(1024, 20, "superblock"), (5 * 1024, 32, "root folder")]:
+        assert read(ours, start, length) == read(theirs, start, length), what
+
+
+def read(path: Path, start: int, length: int) -> bytes:
+    return path.read_bytes()[start : start + length]
 
 
 def test_steps_in_one_order_have_one_user_and_no_choice() -> None:
