@@ -20,6 +20,7 @@ from harness import (
     failcommand,
     kernelscommand,
     matrixcommand,
+    minimisecommand,
     ownarguments,
     reportcommand,
     sweepcommand,
@@ -29,6 +30,7 @@ from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.failsweep import BATCH
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
+from harness.minimise import SEEDS as MINIMISE_SEEDS
 from harness.plan import Action
 
 
@@ -173,6 +175,22 @@ def _parser() -> _Parser:
     call.add_argument("--times", type=_positive_int, default=1, metavar="N")
     call.add_argument("--minimise", action="store_true",
                       help="drop steps of its schedule that the finding does not need")  # fmt: skip
+    call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
+
+    call = _call(calls, "minimise", minimisecommand.run,
+                 "look for the smallest program that shows a bundle's finding")  # fmt: skip
+    call.add_argument("bundle", type=Path, help="folder that a failing trial left")
+    call.add_argument("--as", dest="form", choices=sorted(minimisecommand.FORMS),
+                      help="write it as a C file, or as a test for the module's own repository",
+                      )  # fmt: skip
+    call.add_argument("--out", type=Path, metavar="FILE",
+                      help="of --as (default: reproducer.c, test_regression.py)")  # fmt: skip
+    call.add_argument("--force", action="store_true", help="replace the file that is there")
+    call.add_argument("--as-it-is", action="store_true",
+                      help="write the bundle's own program, without a search")  # fmt: skip
+    call.add_argument("--seeds", type=_positive_int, default=MINIMISE_SEEDS, metavar="N",
+                      help=f"of each smaller program (default: {MINIMISE_SEEDS})")  # fmt: skip
+    call.add_argument("--seconds", type=_positive_float, help="start no trial after so long")
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
 
     call = _call(calls, "shell", commands.shell, "a shell in a prepared guest")

@@ -233,6 +233,17 @@ def smaller(schedule: Schedule) -> Iterator[Schedule]:
         yield replace(schedule, steps=schedule.steps[:at] + schedule.steps[at + 1 :])
 
 
+def without_role(schedule: Schedule, gone: str) -> Schedule:
+    """Return the schedule of a program that has one role less."""
+    return replace(
+        schedule,
+        ranks=tuple(role for role in schedule.ranks if role != gone),
+        steps=tuple(
+            step for step in schedule.steps if not isinstance(step, Starvation) or step.role != gone
+        ),
+    )
+
+
 def minimise(schedule: Schedule, shows: Callable[[Schedule], bool]) -> Schedule:
     """Return a schedule without steps that what it ``shows`` does not need."""
     while True:
