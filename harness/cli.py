@@ -24,6 +24,7 @@ from harness import (
     ownarguments,
     reportcommand,
     sweepcommand,
+    verifycommand,
 )
 from harness.battery import SEEDS
 from harness.errors import ExitStatus, HarnessError, UsageError
@@ -193,6 +194,18 @@ def _parser() -> _Parser:
     call.add_argument("--seconds", type=_positive_float, help="start no trial after so long")
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
 
+    call = _call(calls, "verify", verifycommand.run,
+                 "whether a changed module still shows a bundle's finding")  # fmt: skip
+    call.add_argument("bundle", type=Path, help="folder that a failing trial left")
+    call.add_argument("--module", required=True, metavar="FOLDER", help="the same module, changed")
+    call.add_argument("--variant", default="good")
+    call.add_argument("--confidence", type=_confidence, default=95.0, metavar="PERCENT",
+                      help="with which it is to be said (default: 95)")  # fmt: skip
+    call.add_argument("--trials", type=_positive_int, default=300, metavar="N",
+                      help="of the changed module, at most (default: 300)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_running(call)
+
     call = _call(calls, "shell", commands.shell, "a shell in a prepared guest")
     call.add_argument("--lane", default="smp", choices=[lane.value for lane in Lane])
     call.add_argument("--module", help="put this module into the guest, as /payload/NAME.ko")
@@ -321,6 +334,13 @@ def _positive_int(text: str) -> int:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r}: not a positive number")
     return value
+
+
+def _confidence(text: str) -> float:
+    number = _positive_float(text)
+    if not 50 <= number < 100:
+        raise argparse.ArgumentTypeError(f"{text}: is at least 50 and less than 100")
+    return number
 
 
 def _positive_float(text: str) -> float:

@@ -367,6 +367,40 @@ class Lab:
         )
         return trial, differences
 
+    def seeded_trial(self, found: bundle.Bundle, seed: int) -> Trial:
+        """Return the trial that a bundle holds, with another seed."""
+        trial, _ = self.replay_trial(found)
+        whole = dataclasses.replace(program.Program.parse(trial.program), seed=seed)
+        spec = dataclasses.replace(trial.spec, seed=seed)
+        return dataclasses.replace(trial, spec=spec, program=whole.serialise())
+
+    def changed_trial(self, found: bundle.Bundle, subject: Subject, seed: int) -> Trial:
+        """Return the trial that a bundle holds, of the same module compiled from other source.
+
+        A plan keeps its function and offset.
+
+        Raises:
+            UsageError: that is no instruction of the changed module.
+        """
+        whole = dataclasses.replace(program.Program.parse(found.program), seed=seed)
+        if whole.park is not None:
+            plan = plans.parse(whole.park.plan)
+            point = points.find_point(self.points(subject.module.ko), plan.function, plan.offset)
+            park = dataclasses.replace(whole.park, section=point.section, offset=point.value)
+            whole = dataclasses.replace(whole, park=park)
+        spec = dataclasses.replace(
+            found.spec, module=subject.family.name, variant=subject.module.variant, seed=seed
+        )
+        scan = whole.settle_us > 0
+        return Trial(
+            spec=spec,
+            template=self.prepared(subject, whole.kmemleak, scan),
+            program=whole.serialise(),
+            bound_s=found.bound_s,
+            symbols={one.name: one.ko for one in subject.module.everything},
+            scan=scan,
+        )
+
 
 def _bindings(subject: Subject) -> dict[str, str]:
     """Return the values that a subject has for a scenario's names."""

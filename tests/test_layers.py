@@ -32,7 +32,7 @@ ROWS = (
     ("findingview",),
     ("htmlreport",),
     ("lab",),
-    ("ownsource", "minimise"),
+    ("ownsource", "minimise", "verify"),
     ("ownarguments",),
     ("sweep", "failsites"),
     ("sweeptext", "failsweep", "failtext"),
@@ -43,7 +43,7 @@ ROWS = (
     ("matrixdask",),
     ("commands", "plugin"),
     ("sweepcommand", "failcommand", "kernelscommand", "matrixcommand", "reportcommand",
-     "checkcommand", "minimisecommand"),
+     "checkcommand", "minimisecommand", "verifycommand"),
     ("cli",),
 )  # fmt: skip
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What ``harness verify`` does."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from harness import bundle, catalogue, modules, report, store, verify
+from harness.commands import show_progress
+from harness.errors import ExitStatus, UsageError
+from harness.lab import Lab, Subject
+from harness.verify import Verdict
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Say whether a changed module still shows a bundle's finding."""
+    found = bundle.load_bundle(arguments.bundle)
+    if not found.titles:
+        raise UsageError(f"{found.path}: has no finding to look for")
+    family = modules.find_family(arguments.module)
+    modules.find_variant(family, arguments.variant)
+    with show_progress() as progress:
+        made = Lab(store.Store.open(), progress)
+        _, differences = made.replay_trial(found)
+        for difference in differences:
+            progress.console.print(f"not as it was: {difference}", highlight=False)
+        spec = found.spec
+        subject = made.subject(
+            str(family.folder), arguments.variant, spec.kernel, spec.profile, spec.lane
+        )
+        _check_module(found, subject)
+        done = verify.verify(
+            found.titles[0],
+            lambda seed: made.seeded_trial(found, seed),
+            lambda seed: made.changed_trial(found, subject, seed),
+            seed=spec.seed,
+            most=arguments.trials,
+            confidence=arguments.confidence / 100,
+            workers=arguments.workers,
+            progress=progress,
+        )
+        kept = None
+        if done.example is not None:
+            kept = catalogue.keep(made, subject, *done.example, arguments.bundles)
+    if arguments.json:
+        report.write_json(arguments.json, done.document())
+    if str(arguments.json) != "-":
+        out = Console(highlight=False, soft_wrap=True)
+        out.print(f"title: {done.title}", markup=False)
+        out.print(done.sentence(), markup=False)
+        if kept is not None:
+            out.print(report.replay_command(kept), markup=False)
+    return ExitStatus.OK if done.verdict is Verdict.FIXED else ExitStatus.FINDINGS
+
+
+def _check_module(found: bundle.Bundle, subject: Subject) -> None:
+    made = {module.name for module in subject.module.everything}
+    missing = sorted(set(found.symbols) - made)
+    if missing:
+        raise UsageError(
+            f"{found.path}: its program loads {missing[0]}.ko, and {subject.family.folder} makes "
+            f"{', '.join(f'{name}.ko' for name in sorted(made))}",
+            hint="--module is the folder of the same module, changed",
+        )
