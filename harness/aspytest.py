@@ -47,7 +47,7 @@ from pathlib import Path
 import pytest
 
 MODULE = Path(__file__).parent
-VARIANT = {variant!r}
+VARIANT = "{variant}"
 
 SCENARIO = r"""
 {_quoted(scenario)}"""
