@@ -23,6 +23,7 @@ from harness import (
     minimisecommand,
     ownarguments,
     reportcommand,
+    reproducecommand,
     sweepcommand,
     verifycommand,
 )
@@ -177,6 +178,18 @@ def _parser() -> _Parser:
     call.add_argument("--minimise", action="store_true",
                       help="drop steps of its schedule that the finding does not need")  # fmt: skip
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
+
+    call = _call(calls, "reproduce", reproducecommand.run,
+                 "look for the bug of a report, a mail or a log")  # fmt: skip
+    call.add_argument("report", type=Path, help="YAML (docs/bug-reports.md), or a log")
+    call.add_argument("--module", metavar="FOLDER", help="its source, if the report says nothing")
+    call.add_argument("--variant", help="which of its variants (default: as the report says)")
+    call.add_argument("--kernel", help="default: the nearest to the report's")
+    call.add_argument("--profile", default=DEFAULT_PROFILE, help=f"default: {DEFAULT_PROFILE}")
+    call.add_argument("--seconds", type=_positive_float, default=1800.0, metavar="N",
+                      help="for the search, building not counted (default: 1800)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_running(call)
 
     call = _call(calls, "minimise", minimisecommand.run,
                  "look for the smallest program that shows a bundle's finding")  # fmt: skip

@@ -369,7 +369,10 @@ class Lab:
 
     def seeded_trial(self, found: bundle.Bundle, seed: int) -> Trial:
         """Return the trial that a bundle holds, with another seed."""
-        trial, _ = self.replay_trial(found)
+        return self.reseeded(self.replay_trial(found)[0], seed)
+
+    def reseeded(self, trial: Trial, seed: int) -> Trial:
+        """Return a trial of the same program with another seed."""
         whole = dataclasses.replace(program.Program.parse(trial.program), seed=seed)
         spec = dataclasses.replace(trial.spec, seed=seed)
         return dataclasses.replace(trial, spec=spec, program=whole.serialise())

@@ -216,7 +216,11 @@ class _Converter:
             raise self._error(line, f"{str(node.value)[:40]!r} has no value") from error
         if value is None or isinstance(value, (str, bool, int)):
             return value
-        raise self._error(line, f"{str(node.value)[:40]!r} is no text, number or truth value")
+        # A version such as 6.10 would be another one as a number.
+        raise self._error(
+            line,
+            f"{str(node.value)[:40]!r} is no text, number or truth value; a text stands in quotes",
+        )
 
     def _error(self, line: int, why: str) -> ScenarioError:
         return ScenarioError(f"{self._file}:{line}: {why}")

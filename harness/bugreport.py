@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bug reports as users write them: what is known, from a form, a mail or a log.
+
+A form is YAML with the fields of :class:`BugReport`; whatever it leaves out is taken from the
+kernel's report in it. A mail or a log is nothing but that. Pure, but for reading the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import pydantic
+
+from harness import klog, scenario_yaml
+from harness.errors import UsageError
+from harness.scenario_yaml import Model
+
+#: The version in an oops (``dump_stack_print_info()``) and the kernel's first line.
+_VERSION: Final = re.compile(
+    r"(?:Linux version |(?:Comm|comm): .{1,80}?[ \t])(?P<version>\d+\.\d+)[\w.+~-]*(?: #\d+| \()"
+)
+#: A frame in a module, or a name of one that was gone: see symbolise.
+_FRAME: Final = re.compile(r"[A-Za-z_][\w.]*\+0x[0-9a-f]+/0x[0-9a-f]+ \[(?P<module>\w+)")
+_LINKED: Final = re.compile(r"^.*?Modules linked in: (?P<names>[^\n]*)", re.MULTILINE)
+_UNLOADED: Final = re.compile(r"\[last unloaded: (?P<module>\w+)")
+_MAX_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BugReport:
+    """What is known of a bug."""
+
+    #: As syzbot names it.
+    title: str
+    #: Version of the kernel, such as ``6.1``; empty where nobody says.
+    version: str
+    #: A folder or a name, as the report says it; empty where it says none.
+    module: str
+    variant: str
+    #: In a git repository at ``module``, if it is one.
+    revision: str
+    #: Names of modules that the kernel's report has frames in, the nearest to the top first.
+    names: tuple[str, ...]
+    #: The kernel's report.
+    text: str
+
+
+class _Module(Model):
+    folder: Annotated[str, pydantic.Field(min_length=1)]
+    variant: str = "good"
+    revision: str = ""
+
+
+class _Form(Model):
+    title: str = ""
+    #: A series, or the whole version as ``uname -r`` has it.
+    kernel: str = ""
+    module: _Module | None = None
+    #: The kernel's report, or all that the console said.
+    log: str = ""
+    #: Whatever else there is to tell, for people.
+    story: str = ""
+
+
+def read(path: Path) -> BugReport:
+    """Return what a file says.
+
+    Raises:
+        UsageError: it cannot be read, or no bug can be made out in it.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise UsageError(f"{path}: {size >> 10} KiB, more than {_MAX_BYTES >> 10}")
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    if path.suffix in (".yaml", ".yml"):
+        return from_form(text, str(path))
+    return _checked(_from_log(text), str(path))
+
+
+def from_form(text: str, name: str) -> BugReport:
+    """Return what a form says; ``name`` is its file's, for messages.
+
+    Raises:
+        ScenarioError: it is malformed: ``file:line: field: what is wrong``.
+        UsageError: no bug can be made out in it.
+    """
+    document = scenario_yaml.parse(text, name, "a bug report")
+    form = document.validate(_Form)
+    seen = _from_log(form.log)
+    version = seen.version
+    if form.kernel:
+        match = re.match(r"\d+\.\d+", form.kernel)
+        if match is None:
+            raise document.error(("kernel",), f"{form.kernel[:40]!r} is no version of Linux")
+        version = match[0]
+    module = form.module or _Module(folder="unknown")
+    return _checked(
+        BugReport(
+            title=form.title.strip() or seen.title,
+            version=version,
+            module=form.module.folder if form.module else "",
+            variant=module.variant,
+            revision=module.revision,
+            names=seen.names,
+            text=form.log,
+        ),
+        name,
+    )
+
+
+def _from_log(text: str) -> BugReport:
+    reports = klog.parse(text.encode())
+    # What came first is the bug, and what came after may be no more than its consequence.
+    own = text.encode()[reports[0].start : reports[0].end].decode() if reports else ""
+    version = _VERSION.search(text)
+    names = [match["module"] for match in _FRAME.finditer(own)]
+    names += [match["module"] for match in _UNLOADED.finditer(text)]
+    linked = " ".join(match["names"] for match in _LINKED.finditer(text))
+    names += re.findall(r"(?:^| )(\w+)(?=\(| |$)", linked)
+    return BugReport(
+        title=reports[0].title if reports else "",
+        version=version["version"] if version else "",
+        module="",
+        variant="good",
+        revision="",
+        names=tuple(dict.fromkeys(names)),
+        text=text,
+    )
+
+
+def _checked(report: BugReport, name: str) -> BugReport:
+    if not report.title:
+        raise UsageError(
+            f"{name}: nothing in it says what happened",
+            hint="it needs a `title`, or a `log` with a report of the kernel",
+        )
+    if not report.version:
+        raise UsageError(
+            f"{name}: nothing in it says which kernel",
+            hint="`kernel: 6.1`, or a log with a line `Comm: ... 6.1.0-18-amd64 #1`",
+        )
+    return report
+
+
+def nearest_kernel(version: str, known: Sequence[str]) -> str:
+    """Return the known kernel that comes nearest to a version.
+
+    Args:
+        version: two numbers, such as ``6.8``.
+        known: names of kernels; those that are no version are left out.
+
+    Raises:
+        UsageError: none of them is a version.
+    """
+    numbered = {_numbers(name): name for name in known if re.fullmatch(r"\d+\.\d+", name)}
+    if not numbered:
+        raise UsageError("no kernel is known by its version")
+    major, minor = _numbers(version)
+    # 5.19 lies before 6.0: twenty to a major number, as it has been since 3.0.
+    return numbered[
+        min(numbered, key=lambda one: (abs((one[0] - major) * 20 + one[1] - minor), one))
+    ]
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What ``harness reproduce`` does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness import (
+    battery,
+    bugreport,
+    catalogue,
+    checkfile,
+    kernelfiles,
+    modules,
+    report,
+    reproduce,
+    revision,
+    scenario,
+    store,
+    workloads,
+)
+from harness.bench import Bench, Options, Skipped
+from harness.bugreport import BugReport
+from harness.commands import announce, show_progress
+from harness.errors import ExitStatus, UsageError
+from harness.lab import Lab, Subject
+from harness.machine import Lane
+from harness.modules import Family
+from harness.reproduce import Reproduced
+from harness.scenario import Scenario
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Look for what a bug report tells of."""
+    known = bugreport.read(arguments.report)
+    variant = arguments.variant or known.variant
+    kernel = arguments.kernel or bugreport.nearest_kernel(
+        known.version, kernelfiles.known_kernels()
+    )
+    kernelfiles.load_recipe(kernel, arguments.profile)
+    place = arguments.module or known.module or _guess(known)
+    with revision.unpacked(place, known.revision) as source, show_progress() as progress:
+        family = modules.find_family(source)
+        modules.find_variant(family, variant)
+        made = Lab(store.Store.open(), progress)
+        out = progress.console
+        out.print(f"looking for: {known.title}", markup=False, highlight=False)
+        out.print(_which_kernel(known, kernel), markup=False, highlight=False)
+        named = argparse.Namespace(kernel=kernel, profile=arguments.profile)
+        announce(made, named, out)
+
+        def subject(several: bool) -> Subject:
+            lane = Lane.SMP if several else Lane.DET
+            return made.subject(source, variant, kernel, arguments.profile, lane)
+
+        done = reproduce.reproduce(
+            made,
+            subject,
+            _workloads(made, family, variant, kernel, arguments, progress),
+            title=known.title,
+            text=known.text,
+            budget_s=arguments.seconds,
+            workers=arguments.workers,
+            progress=progress,
+        )
+        path = None
+        if done.shown is not None:
+            trial, result = done.shown
+            path = catalogue.keep(
+                made, subject(trial.spec.lane is Lane.SMP), trial, result, arguments.bundles
+            )
+    _say(done, path, str(arguments.json))
+    if arguments.json:
+        shown = None if path is None else str(path)
+        report.write_json(arguments.json, done.document(shown))
+    # What was asked for is the finding.
+    return ExitStatus.FINDINGS if done.shown is not None else ExitStatus.OK
+
+
+def _guess(known: BugReport) -> str:
+    """Return the name of a sample module that the report has frames in.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name in known.names:
+        for family in modules.all_families():
+            if family.name == name:
+                return name
+    named = f"; it names {', '.join(known.names[:5])}" if known.names else ""
+    raise UsageError(
+        f"the report does not say where the module's source is{named}",
+        hint="--module FOLDER, or `module: {folder: ...}` in the report",
+    )
+
+
+def _which_kernel(known: BugReport, kernel: str) -> str:
+    if kernel == known.version:
+        return f"kernel: {kernel}"
+    return f"kernel: {kernel}, for the report's {known.version}"
+
+
+def _workloads(
+    made: Lab,
+    family: Family,
+    variant: str,
+    kernel: str,
+    arguments: argparse.Namespace,
+    progress: report.Progress,
+) -> Sequence[Scenario]:
+    """Return a family's own scenarios, or what is known of whoever uses what it exposes."""
+    if family.catalogue:
+        return [scenario.load_scenario(scenario.find_scenario(one)) for one in family.scenarios]
+    options = Options(
+        kernel, arguments.profile, (Lane.DET,), 1, arguments.workers, arguments.bundles, variant
+    )
+    settings = checkfile.load(family.home, battery.NAMES)
+    bench = Bench(made, family, settings, options, progress)
+    around = bench.around
+    plans = [workloads.survey(around), workloads.cycles(around, 3)]
+    try:
+        exposed = bench.surfaces
+    except Skipped:
+        # It fails so early that loading it is all that can be done.
+        return plans
+    groups = workloads.groups(exposed)
+    plans += [workloads.held(around, one) for one in exposed if workloads.must_pin(one)]
+    for seed in (1, 2):
+        plans += [workloads.users(around, f"users-{one.name}-{seed}", [one], seed, 6)
+                  for one in groups]  # fmt: skip
+        if len(groups) > 1:
+            plans.append(workloads.users(around, f"crowd-{seed}", groups[:8], seed, 6))
+    return plans
+
+
+def _say(done: Reproduced, path: Path | None, json_out: str) -> None:
+    if json_out == "-":
+        return
+    out = Console(highlight=False, soft_wrap=True)
+    for one in done.tried:
+        others = "; ".join(f"{count} x {title}" for title, count in one.others.most_common(3))
+        more = f" ({one.why})" if one.why else f" (others: {others})" if others else ""
+        out.print(f"{one.way.value}: {one.hits} of {one.trials}{more}", markup=False)
+    out.print(done.sentence(), markup=False)
+    if path is not None:
+        out.print(report.replay_command(path), markup=False)
+        out.print(f"harness minimise {report.shown_path(path)}", markup=False)

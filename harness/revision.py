@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A module's source as a git revision or a tarball has it, unpacked for as long as it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import CommandError, UsageError
+from harness.proc import require_program, run
+from harness.template import scratch_folder
+
+_LIMIT_S = 300.0
+
+
+@contextlib.contextmanager
+def unpacked(place: str, revision: str = "") -> Iterator[str]:
+    """Yield what to find a module by: a folder or a name as it is, or what was unpacked.
+
+    Args:
+        place: a folder, a name under ``kmods/``, or a tarball.
+        revision: of the git repository that the folder is in.
+
+    Raises:
+        UsageError: the revision does not exist, or the tarball is none or leads outside.
+    """
+    path = Path(place)
+    if revision:
+        with scratch_folder() as folder:
+            yield str(_check_out(path, revision, folder))
+    elif path.is_file() and tarfile.is_tarfile(path):
+        with scratch_folder() as folder:
+            _extract(path, folder)
+            yield str(_only_folder(folder))
+    else:
+        yield place
+
+
+def _check_out(path: Path, revision: str, folder: Path) -> Path:
+    git = str(require_program("git", "git"))
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder, and a revision needs one in a git repository")
+
+    def ask(*words: str) -> str:
+        try:
+            done = run([git, "-C", str(path), *words], deadline=Deadline.after(_LIMIT_S))
+        except CommandError as error:
+            why = (error.evidence or "").strip().splitlines()
+            raise UsageError(
+                f"{path}: git revision {revision!r} cannot be had: {why[-1] if why else error}"
+            ) from error
+        return done.stdout.decode().strip()
+
+    # A word that begins with a dash would be an option.
+    commit = ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    prefix = ask("rev-parse", "--show-prefix")
+    top = ask("rev-parse", "--show-toplevel")
+    archive = folder / "revision.tar"
+    ask("-C", top, "archive", f"--output={archive}", commit)
+    tree = folder / "tree"
+    tree.mkdir()
+    _extract(archive, tree)
+    found = tree / prefix
+    if not found.is_dir():
+        raise UsageError(f"{path}: git revision {revision!r} has no folder {prefix}")
+    return found
+
+
+def _extract(archive: Path, into: Path) -> None:
+    try:
+        with tarfile.open(archive) as tar:
+            # Neither links nor names that lead outside, nor devices: PEP 706.
+            tar.extractall(into, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UsageError(f"{archive}: cannot be unpacked: {error}") from error
+
+
+def _only_folder(folder: Path) -> Path:
+    """A tarball has one folder, mostly, and everything in it."""
+    inside = list(folder.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder

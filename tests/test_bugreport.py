@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bug reports: what can be made out of what people send."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from harness import bugreport, modules, reproducecommand, revision
+from harness.bugreport import BugReport
+from harness.errors import ScenarioError, UsageError
+
+LOG = """\
+Hi, this happened when I unloaded it:
+
+[  812.135214] BUG: KASAN: use-after-free in mine_packet+0xf9/0x2d1 [mine]
+[  812.135499] Write of size 8 at addr ffff888004712238 by task sender/46
+[  812.135684] CPU: 0 PID: 46 Comm: sender 2.5 Tainted: G           O       6.8.12-3-pve #1
+[  812.135821] Call Trace:
+[  812.135898]  <TASK>
+[  812.135974]  dump_stack_lvl+0x4c/0x5f
+[  812.136115]  print_report+0x160/0x47a
+[  812.136247]  kasan_report+0x9c/0xbb
+[  812.136387]  mine_packet+0xf9/0x2d1 [mine]
+[  812.136543]  nf_hook_slow+0x5b/0xcb
+[  812.136827]  </TASK>
+"""
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "reports").glob("*"))
+
+
+def test_mail_says_title_kernel_and_module(tmp_path: Path) -> None:
+    (tmp_path / "mail.txt").write_text(LOG)
+    found = bugreport.read(tmp_path / "mail.txt")
+    assert found.title == "KASAN: use-after-free Write in mine_packet"
+    assert found.version == "6.8"
+    assert found.names == ("mine",)
+    assert (found.module, found.revision) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org) (gcc 12)", "6.1"),
+        ("CPU: 3 PID: 1 Comm: rmmod Not tainted 5.10.0 #1", "5.10"),
+        ("CPU: 3 UID: 0 PID: 1 Comm: rmmod Not tainted 6.12.9 #1 PREEMPT", "6.12"),
+        ("something about version 6.1", ""),
+    ],
+)
+def test_kernel_of_a_log(line: str, version: str) -> None:
+    assert bugreport._from_log(line).version == version
+
+
+def test_modules_of_a_log() -> None:
+    text = "Modules linked in: a(O) b c(OE+) [last unloaded: gone(O)]\n"
+    assert bugreport._from_log(text).names == ("gone", "a", "b", "c")
+
+
+def test_form_comes_before_the_log() -> None:
+    log = LOG.replace("\n", "\n  ")
+    form = (
+        "title: hang\nkernel: 6.12.1-test\nmodule: {folder: ./here, revision: v1}\n"
+        f"story: x\nlog: |\n  {log}\n"
+    )
+    found = bugreport.from_form(form, "report.yaml")
+    assert (found.title, found.version, found.module) == ("hang", "6.12", "./here")
+    assert (found.variant, found.revision) == ("good", "v1")
+    assert found.names == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "why"),
+    [
+        ("kernel: 6.1\n", ScenarioError, ":1: '6.1' is no text.*in quotes"),
+        ('kernel: "6.1"\n', UsageError, "nothing in it says what happened"),
+        ("title: oops\n", UsageError, "nothing in it says which kernel"),
+        ("title: oops\nkernel: latest\n", ScenarioError, ":2: kernel: 'latest' is no version"),
+        ("titel: oops\n", ScenarioError, "unknown field"),
+        ("title: oops\nmodule: {folder: ''}\n", ScenarioError, "module.folder"),
+        ("a: &a [*a]\n", ScenarioError, "report.yaml:1"),
+    ],
+)
+def test_what_is_wrong_with_a_form_is_said(text: str, error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        bugreport.from_form(text, "report.yaml")
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        bugreport.read(tmp_path / "none.txt")
+    (tmp_path / "huge.txt").write_bytes(bytes((4 << 20) + 1))
+    with pytest.raises(UsageError, match="4096 KiB, more than 4096"):
+        bugreport.read(tmp_path / "huge.txt")
+
+
+@pytest.mark.parametrize(
+    ("version", "kernel"),
+    [("6.1", "6.1"), ("6.2", "6.1"), ("6.8", "6.12"), ("7.9", "7.2"), ("5.19", "6.1"),
+     ("2.6", "5.10"), ("5.11", "5.10")],
+)  # fmt: skip
+def test_nearest_kernel(version: str, kernel: str) -> None:
+    known = ("5.10", "6.1", "6.12", "7.2", "my-tree")
+    assert bugreport.nearest_kernel(version, known) == kernel
+
+
+def test_no_kernel_with_a_version() -> None:
+    with pytest.raises(UsageError, match="no kernel is known by its version"):
+        bugreport.nearest_kernel("6.1", ("my-tree",))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_complete(path: Path) -> None:
+    found = bugreport.read(path)
+    family = modules.find_family(module_of(found))
+    assert found.variant in family.variants
+    assert found.version == "6.1"
+
+
+def test_every_family_has_an_example() -> None:
+    families = {family.name for family in modules.all_families()}
+    assert {module_of(bugreport.read(path)) for path in EXAMPLES} == families
+
+
+def module_of(found: BugReport) -> str:
+    return found.module or reproducecommand._guess(found)
+
+
+def git(folder: Path, *words: str) -> None:
+    names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(folder), *names, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repository"
+    (root / "module").mkdir(parents=True)
+    git(root, "init", "-q")
+    for text in ("old", "new"):
+        (root / "module" / "m.c").write_text(text)
+        git(root, "add", ".")
+        git(root, "commit", "-q", "-m", text)
+    git(root, "tag", "old", "HEAD~1")
+    return root / "module"
+
+
+def test_revision_is_unpacked_and_goes_away(repository: Path) -> None:
+    with revision.unpacked(str(repository), "old") as place:
+        assert (Path(place) / "m.c").read_text() == "old"
+    assert not Path(place).exists()
+    with revision.unpacked(str(repository)) as place:
+        assert place == str(repository)
+
+
+@pytest.mark.parametrize("name", ["none", "--output=x", "old^{tree}"])
+def test_revision_that_is_none(repository: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="git revision"), revision.unpacked(str(repository), name):
+        pass
+
+
+def test_revision_needs_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with (
+        pytest.raises(UsageError, match="cannot be had"),
+        revision.unpacked(str(tmp_path / "plain"), "v1"),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="no such folder"),
+        revision.unpacked(str(tmp_path / "none"), "v1"),
+    ):
+        pass
+
+
+def test_tarball_is_unpacked_but_not_outside(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "m.c").write_text("x")
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "m", "m-1.0")
+    with revision.unpacked(str(tmp_path / "m.tar.gz")) as place:
+        assert (Path(place) / "m.c").read_text() == "x"
+        assert Path(place).name == "m-1.0"
+    assert not Path(place).exists()
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        tar.add(tmp_path / "m" / "m.c", "../../outside.c")
+    with (
+        pytest.raises(UsageError, match="cannot be unpacked"),
+        revision.unpacked(str(tmp_path / "bad.tar")),
+    ):
+        pass

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The search for a reported bug, with trials that are made up."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness import reproduce, reproducecommand
+from harness.errors import ExitStatus, UsageError
+from harness.machine import Lane
+from harness.modules import Family
+from harness.reproduce import Reproduced, Tried, Way
+from harness.trial import TrialResult
+from harness.verdict import Finding, Kind
+
+#: What a trial is made of here: way, scenario, seed.
+Made = tuple[str, str, int]
+Answer = Callable[[Made], list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried_:
+    made: Made
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.made[2])
+
+
+class FakeLab:
+    def __init__(self, frames: bool) -> None:
+        self.frames = frames
+
+    def points(self, ko: object) -> str:
+        return "points"
+
+    def trial(self, subject: str, plan: str, seed: int, depth: int | None) -> Tried_:
+        return Tried_((f"{subject} {depth}", plan, seed))
+
+    def parked_trial(self, subject: str, plan: str, seed: int, what: str, cycles: None) -> Tried_:
+        if plan == "two":
+            raise UsageError("no such role")
+        return Tried_(("plan", what, seed))
+
+    def reseeded(self, trial: Tried_, seed: int) -> Tried_:
+        return Tried_((*trial.made[:2], seed))
+
+
+def search(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, *, limit: int = 30, frames: bool = True
+) -> tuple[Reproduced, list[Made]]:
+    asked: list[Made] = []
+    clocks: list[Clock] = []
+
+    class Clock:
+        remaining_s = 100.0
+
+        def __init__(self, seconds: float) -> None:
+            # Each way has room for so many trials, however long they take; all together for more.
+            self.end = len(asked) + (limit if clocks else 10 * limit)
+            clocks.append(self)
+
+        @property
+        def expired(self) -> bool:
+            return len(asked) >= self.end
+
+    def run_trials(trials: Iterator[Tried_], workers: int, *, stop: Any) -> Iterator[Any]:
+        for trial in trials:
+            asked.append(trial.made)
+            findings = tuple(Finding(Kind.SPLAT, title) for title in answer(trial.made))
+            result = cast(TrialResult, SimpleNamespace(findings=findings))
+            yield trial, result
+            if stop(result):
+                return
+
+    def plans(text: str, module: str, known: object, hits: int) -> list[str]:
+        if not frames:
+            raise UsageError("the report has no frame")
+        return ["a+0x1", "b+0x2"]
+
+    monkeypatch.setattr(reproduce.lab, "run_trials", run_trials)
+    monkeypatch.setattr(reproduce.Deadline, "after", Clock)
+    monkeypatch.setattr(reproduce.sweep, "plans_from_report", plans)
+
+    class Subject(str):
+        module = SimpleNamespace(ko=None, name="m")
+
+    done = reproduce.reproduce(
+        cast(Any, FakeLab(frames)), lambda several: cast(Any, Subject("smp" if several else "det")),
+        cast(Any, ["one", "two"]), title="oops", text="...", budget_s=100.0, workers=1,
+    )  # fmt: skip
+    return done, asked
+
+
+def test_scenarios_take_turns_and_the_rate_is_of_the_one_that_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(made: Made) -> list[str]:
+        return ["oops"] if made[1] == "two" and made[2] % 4 == 0 else ["leak"]
+
+    done, asked = search(monkeypatch, answer)
+    assert asked[:4] == [("det None", "one", 1), ("det None", "two", 2), ("det None", "one", 3),
+                         ("det None", "two", 4)]  # fmt: skip
+    assert asked[4:] == [("det None", "two", seed) for seed in range(5, 25)]
+    assert [(one.way, one.trials, one.hits) for one in done.tried] == [(Way.SCENARIOS, 4, 1)]
+    assert done.tried[0].others == {"leak": 3}
+    assert done.rate == (5, 20)
+    assert done.sentence().startswith(
+        "reproduced after 4 trials; with 20 further seeds it shows in 5"
+    )
+
+
+def test_each_way_is_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, asked = search(
+        monkeypatch,
+        lambda made: ["oops"] if made[0] == "smp None" and made[2] == 3 else [],
+        limit=4,
+    )
+    assert [one.way for one in done.tried] == [*Way]
+    # A plan goes with every scenario that has its role.
+    assert [made for made in asked if made[0] == "plan"] == [("plan", "a+0x1", 1),
+                                                             ("plan", "b+0x2", 1)]  # fmt: skip
+    assert [one.trials for one in done.tried] == [4, 2, 4, 3]
+    assert any(made[0] == "det 3" for made in asked)
+    assert done.shown is not None
+
+
+def test_what_does_not_show_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, _ = search(monkeypatch, lambda made: [], limit=99, frames=False)
+    assert done.trials == 3 * 99
+    assert done.sentence() == "not reproduced: 0 of 297 trials, p < 1 % at 95 %"
+    assert [one.why for one in done.tried] == ["", "the report has no frame", "", ""]
+    document = done.document(None)
+    assert (document["bundle"], document["rate"]) == (None, {"hits": 0, "trials": 297})
+    assert [one["what"] for one in document["tried"]] == [way.value for way in Way]
+
+
+def test_nothing_tried_says_nothing() -> None:
+    assert Reproduced("x", []).sentence() == "not reproduced: nothing could be tried"
+    assert Reproduced("x", []).document(None)["bound"] is None
+
+
+LOG = """
+BUG: KASAN: use-after-free in poolfs_write+0xf9/0x2d1 [poolfs]
+CPU: 0 PID: 46 Comm: x Tainted: G O 6.3.1 #1
+"""
+
+
+def command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: bool, text: str = LOG, **changes: Any
+) -> tuple[ExitStatus, list[Any]]:
+    (tmp_path / "mail.txt").write_text(text)
+    asked: list[Any] = []
+
+    def subject(*names: Any) -> str:
+        asked.append(names)
+        return "subject"
+
+    def run(made: Any, subject: Callable[[bool], object], plans: Any, **rest: Any) -> Reproduced:
+        asked.append([plan.name for plan in plans])
+        subject(True)
+        trial = SimpleNamespace(spec=SimpleNamespace(lane=Lane.DET))
+        tried = Tried(Way.SCENARIOS, 3, int(shown))
+        return Reproduced(rest["title"], [tried], cast(Any, (trial, None)) if shown else None,
+                          (1, 20) if shown else None)  # fmt: skip
+
+    monkeypatch.setattr(reproducecommand.store.Store, "open", lambda: None)
+    made = SimpleNamespace(subject=subject)
+    monkeypatch.setattr(reproducecommand, "Lab", lambda cache, progress: made)
+    monkeypatch.setattr(reproducecommand, "announce", lambda *rest: None)
+    monkeypatch.setattr(reproducecommand.reproduce, "reproduce", run)
+    monkeypatch.setattr(reproducecommand.catalogue, "keep", lambda *rest: Path("runs/b"))
+    fields = {"report": tmp_path / "mail.txt", "module": None, "variant": None, "kernel": None, "profile": "kasan",
+              "seconds": 9.0, "workers": 1, "json": tmp_path / "out.json",
+              "bundles": tmp_path, **changes}  # fmt: skip
+    return reproducecommand.run(argparse.Namespace(**fields)), asked
+
+
+def test_sample_module_is_known_by_its_frames(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, asked = command(monkeypatch, tmp_path, shown=True)
+    assert status == ExitStatus.FINDINGS
+    assert "mounts-vs-rmmod" in asked[0]
+    assert asked[1] == ("poolfs", "good", "6.1", "kasan", Lane.SMP)
+    captured = capsys.readouterr()
+    assert "kernel: 6.1, for the report's 6.3" in captured.err
+    assert "harness minimise runs/b" in captured.out
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["bundle"] == "runs/b"
+
+
+def test_not_reproduced_is_no_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status, _ = command(monkeypatch, tmp_path, shown=False)
+    assert status == ExitStatus.OK
+
+
+def test_module_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = LOG.replace("poolfs", "mine")
+    with pytest.raises(UsageError, match=r"where the module's source is; it names mine"):
+        command(monkeypatch, tmp_path, shown=False, text=text)
+
+
+def test_module_without_scenarios_is_used_by_what_it_exposes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    surface = reproducecommand.workloads.Surface(
+        reproducecommand.workloads.Kind.CHARACTER, "/dev/m", 0o020600, "1:2"
+    )
+
+    class FakeBench:
+        around = reproducecommand.workloads.NOTHING
+        surfaces = (surface,)
+
+        def __init__(self, *rest: Any) -> None:
+            pass
+
+    monkeypatch.setattr(reproducecommand, "Bench", FakeBench)
+    family = Family(name="m", folder=tmp_path, catalogue=False)
+    arguments = argparse.Namespace(profile="kasan", workers=1, bundles=tmp_path)
+    plans = reproducecommand._workloads(
+        cast(Any, None), family, "good", "6.1", arguments, lambda *said: None
+    )
+    assert [plan.name for plan in plans] == ["load", "cycles", "held-m", "users-m-1", "users-m-2"]
