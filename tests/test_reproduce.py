@@ -183,8 +183,8 @@ def command(
     monkeypatch.setattr(reproducecommand, "announce", lambda *rest: None)
     monkeypatch.setattr(reproducecommand.reproduce, "reproduce", run)
     monkeypatch.setattr(reproducecommand.catalogue, "keep", lambda *rest: Path("runs/b"))
-    fields = {"report": tmp_path / "mail.txt", "module": None, "variant": None, "kernel": None, "profile": "kasan",
-              "seconds": 9.0, "workers": 1, "json": tmp_path / "out.json",
+    fields = {"report": tmp_path / "mail.txt", "module": None, "variant": None, "kernel": None,
+              "profile": "kasan", "seconds": 9.0, "workers": 1, "json": tmp_path / "out.json",
               "bundles": tmp_path, **changes}  # fmt: skip
     return reproducecommand.run(argparse.Namespace(**fields)), asked
 
