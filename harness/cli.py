@@ -22,6 +22,7 @@ from harness import (
     matrixcommand,
     minimisecommand,
     ownarguments,
+    replaycommand,
     reportcommand,
     reproducecommand,
     sweepcommand,
@@ -172,11 +173,16 @@ def _parser() -> _Parser:
                       help="list the cells, say how long they take, and run none")  # fmt: skip
     _add_running(call)
 
-    call = _call(calls, "replay", commands.replay, "run the trial of a bundle again")
+    call = _call(calls, "replay", replaycommand.replay, "run the trial of a bundle again")
     call.add_argument("bundle", type=Path, help="folder that a failing trial left")
     call.add_argument("--times", type=_positive_int, default=1, metavar="N")
-    call.add_argument("--minimise", action="store_true",
-                      help="drop steps of its schedule that the finding does not need")  # fmt: skip
+    call.add_argument("--gdb", action="store_true",
+                      help="have the guest wait for gdb, which stops at the plan's point, or where"
+                           " the kernel says that something is wrong")  # fmt: skip
+    call.add_argument("--stop", action="append", metavar="PLACE",
+                      help="where gdb stops instead: a function, or *(function+0x26)")  # fmt: skip
+    call.add_argument("--core", type=Path, metavar="FILE",
+                      help="dump the memory of a guest that panics, for drgn")  # fmt: skip
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")
 
     call = _call(calls, "reproduce", reproducecommand.run,

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
 from harness import (
-    bundle,
     catalogue,
     kernels,
     klogview,
@@ -33,7 +30,6 @@ from harness.errors import ExitStatus, UsageError
 from harness.guest import start_guest
 from harness.lab import Lab
 from harness.machine import Lane
-from harness.program import Program
 from harness.qemu import find_qemu
 from harness.report import ProgressLine
 from harness.trial import TrialResult
@@ -140,59 +136,6 @@ def show_catalogue(arguments: argparse.Namespace) -> ExitStatus:
         report.write_json(arguments.json, catalogue.document(outcomes))
     agrees = all(outcome.row.agrees for outcome in outcomes)
     return ExitStatus.OK if agrees else ExitStatus.FINDINGS
-
-
-def replay(arguments: argparse.Namespace) -> ExitStatus:
-    """Run the trial of a bundle again, and say how much of it was the same."""
-    found = bundle.load_bundle(arguments.bundle)
-    kernels.load_recipe(found.spec.kernel, found.spec.profile)
-    if arguments.minimise:
-        return _minimise(found)
-    titles: Counter[bool] = Counter()
-    consoles: Counter[bool] = Counter()
-    seen: Counter[str] = Counter()
-    with show_progress() as progress:
-        made = Lab(store.Store.open(), progress)
-        trial, differences = made.replay_trial(found)
-        for difference in differences:
-            progress.console.print(f"not as it was: {difference}", highlight=False)
-        trials = itertools.repeat(trial, arguments.times)
-        for _, result in lab.run_trials(trials, arguments.workers, stop=lambda result: False):
-            shown = tuple(finding.title for finding in result.findings)
-            titles[shown[:1] == found.titles[:1]] += 1
-            digest = store.digest_bytes(result.evidence.console)
-            consoles[digest == found.console_sha256] += 1
-            seen["; ".join(shown) or "no finding"] += 1
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(f"title: {found.titles[0] if found.titles else 'no finding'}", markup=False)
-    out.print(f"same title: {titles[True]} of {arguments.times}")
-    out.print(f"same console bytes: {consoles[True]} of {arguments.times}")
-    for outcome, count in seen.most_common():
-        out.print(f"  {count} x {outcome}", markup=False)
-    return ExitStatus.FINDINGS if titles[True] else ExitStatus.OK
-
-
-def _minimise(found: bundle.Bundle) -> ExitStatus:
-    """Write a bundle beside another whose schedule has only the steps that its finding needs."""
-    if not found.titles:
-        raise UsageError(f"{found.path}: has no finding to keep")
-    with show_progress() as progress:
-        made = Lab(store.Store.open(), progress)
-        trial, _ = made.replay_trial(found)
-        least, result = made.minimised(trial, found.titles[0])
-        path = found.path
-        if result is not None:
-            kernel = made.kernel(found.spec.kernel, found.spec.profile)
-            text = lab.decoded(result, kernel)
-            root = found.path.absolute().parent / "minimised"
-            path = bundle.write_bundle(root, least, result, found.payload, text)
-    schedule = Program.parse(least.program).schedule
-    assert schedule is not None
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(f"title: {found.titles[0]}", markup=False)
-    out.print(schedules.describe(schedule), markup=False)
-    out.print(f"bundle: {path}", markup=False)
-    return ExitStatus.FINDINGS
 
 
 def shell(arguments: argparse.Namespace) -> ExitStatus:

@@ -279,34 +279,6 @@ class Lab:
         compiled = program.load_first(compiled, _needs(subject.module))
         return self._trial(subject, workload, compiled, plan=plan)
 
-    def minimised(self, trial: Trial, title: str) -> tuple[Trial, TrialResult | None]:
-        """Return a trial whose schedule has only the steps that a finding needs, and its result.
-
-        Args:
-            title: of the finding. Without a step that it does not need there is no result:
-                no trial but the given one shows it.
-
-        Raises:
-            UsageError: the trial has no schedule.
-        """
-        whole = program.Program.parse(trial.program)
-        if whole.schedule is None:
-            raise UsageError(
-                f"{trial.spec.label}: has no schedule that could be cut down",
-                hint="`harness run --schedule pct` makes trials that have one",
-            )
-        shown: dict[schedules.Schedule, tuple[Trial, TrialResult]] = {}
-
-        def shows(fewer: schedules.Schedule) -> bool:
-            text = dataclasses.replace(whole, schedule=fewer).serialise()
-            tried = dataclasses.replace(trial, program=text)
-            result = run_trial(tried)
-            shown[fewer] = tried, result
-            return title in (finding.title for finding in result.findings)
-
-        least = schedules.minimise(whole.schedule, shows)
-        return shown.get(least, (trial, None))
-
     def visits(self, trial: Trial) -> tuple[tuple[Visit, ...], TrialResult]:
         """Run a trial with a log of what was executed in modules; return both.
 

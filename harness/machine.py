@@ -95,6 +95,25 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Debug:
+    """How to look into a running guest, which notices nothing of it."""
+
+    #: Socket for a debugger (QEMU's manual, "GDB usage"); the guest waits for one.
+    gdb: Path | None = None
+    #: A guest that panics stops, and its memory can be dumped; else QEMU ends.
+    stay: bool = False
+
+    def argv(self) -> list[str]:
+        """Return QEMU's arguments for it."""
+        words = []
+        if self.gdb is not None:
+            words += ["-gdb", f"unix:{_escape(self.gdb)},server=on,wait=off"]
+        if self.stay:
+            words.append("-no-shutdown")
+        return words
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """Everything that decides how a guest starts."""
 
@@ -118,6 +137,7 @@ class Machine:
     #: Let the host reach the guest's SSH server on a loopback port.
     ssh: bool = False
     trace: Trace | None = None
+    debug: Debug | None = None
     #: Kernel arguments beside those of every guest; a later one of a name wins.
     arguments: tuple[str, ...] = ()
 
@@ -159,6 +179,8 @@ class Machine:
         ]  # fmt: skip
         if self.trace is not None:
             words += self.trace.argv()
+        if self.debug is not None:
+            words += self.debug.argv()
         if self.incoming:
             words += ["-incoming", "defer"]
         return words

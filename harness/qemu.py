@@ -51,18 +51,46 @@ class Qemu:
         if state.stat().st_size == 0:
             raise self._failure("saving left an empty file")
 
-    def load(self, state: Path) -> None:
-        """Load a device state into a machine that was started to receive one, and run it."""
+    def load(self, state: Path, *, go: bool = True) -> None:
+        """Load a device state into a machine that was started to receive one.
+
+        Args:
+            go: run it; a debugger does that by itself.
+        """
         deadline = Deadline.after(CONTROL_LIMIT_S)
         with state.open("rb") as file:
             self.qmp.command("getfd", deadline, {"fdname": "state"}, fds=[file.fileno()])
             self.qmp.command("migrate-incoming", deadline, {"uri": "fd:state"})
             self._finish_migration(deadline)
-        self.qmp.command("cont", deadline)
+        if go:
+            self.qmp.command("cont", deadline)
 
     def wait_paused(self, deadline: Deadline) -> None:
         """Wait until the guest's agent has stopped the machine."""
         self.qmp.wait_event("STOP", deadline)
+
+    def wait_panicked(self, deadline: Deadline) -> bool:
+        """Wait for the end of a guest that stays when it panics; return whether it did.
+
+        Raises:
+            DeadlineExceeded: neither that nor its end came in time.
+        """
+        try:
+            event = self.qmp.wait_event("SHUTDOWN", deadline)
+        except QemuError:
+            # An end that the executor asked for takes QEMU with it.
+            return False
+        # A panic ends in a reset (panic=-1).
+        return bool(event["data"]["reason"] == "guest-reset")
+
+    def dump(self, path: Path) -> None:
+        """Write a stopped guest's memory as a core file (QEMU's manual, ``dump-guest-memory``).
+
+        Raises:
+            QemuError: QEMU refused or failed, for instance because the disk is full.
+        """
+        arguments = {"paging": False, "protocol": f"file:{path}"}
+        self.qmp.command("dump-guest-memory", Deadline.after(CONTROL_LIMIT_S), arguments)
 
     def quit(self) -> None:
         """Ask QEMU to exit and wait for it."""

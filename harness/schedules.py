@@ -242,14 +242,3 @@ def without_role(schedule: Schedule, gone: str) -> Schedule:
             step for step in schedule.steps if not isinstance(step, Starvation) or step.role != gone
         ),
     )
-
-
-def minimise(schedule: Schedule, shows: Callable[[Schedule], bool]) -> Schedule:
-    """Return a schedule without steps that what it ``shows`` does not need."""
-    while True:
-        for fewer in smaller(schedule):
-            if shows(fewer):
-                schedule = fewer
-                break
-        else:
-            return schedule

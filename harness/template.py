@@ -27,7 +27,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExceeded, GuestError, QemuError, UsageError
 from harness.image import Image
 from harness.kernels import Kernel
-from harness.machine import MEMORY_MIB, Accelerator, Lane, Machine, Trace
+from harness.machine import MEMORY_MIB, Accelerator, Debug, Lane, Machine, Trace
 from harness.qemu import Qemu, start_qemu
 
 #: Longest boot that is waited for: an emulated debug kernel on a busy, slow host.
@@ -90,7 +90,7 @@ class Base:
 
     def machine(
         self, folder: Path, memory: Path, *, share: bool = False, incoming: bool = False,
-        ssh: bool = False, trace: Trace | None = None,
+        ssh: bool = False, trace: Trace | None = None, debug: Debug | None = None,
     ) -> Machine:  # fmt: skip
         """Return the machine whose console and input lie in a folder."""
         return Machine(
@@ -107,6 +107,7 @@ class Base:
             incoming=incoming,
             ssh=ssh,
             trace=trace,
+            debug=debug,
             arguments=self.arguments,
         )
 
@@ -193,7 +194,7 @@ def stack_template(
 @contextlib.contextmanager
 def start_clone(
     template: Template, folder: Path, content: bytes, *, ssh: bool = False,
-    trace: Trace | None = None, keep_memory: bool = False,
+    trace: Trace | None = None, debug: Debug | None = None, keep_memory: bool = False,
 ) -> Iterator[Qemu]:  # fmt: skip
     """Run a clone of a template for the length of a ``with`` block.
 
@@ -201,6 +202,7 @@ def start_clone(
         folder: where its console (``console.log``) and report (``report``) go.
         content: what the guest finds in its fw_cfg item.
         trace: a log of executed instructions to write.
+        debug: how to look into it; one that a debugger is to attach to does not run yet.
         keep_memory: have the guest's memory in a file of its own (``memory``), which is
             there when the guest has ended; else what it writes is nowhere.
     """
@@ -211,10 +213,10 @@ def start_clone(
         with store.storage_errors(folder):
             copy_sparse(template.memory, memory)
     machine = template.base.machine(
-        folder, memory, share=keep_memory, incoming=True, ssh=ssh, trace=trace
+        folder, memory, share=keep_memory, incoming=True, ssh=ssh, trace=trace, debug=debug
     )
     with start_qemu(machine, report=f"file,path={folder / 'report'}") as qemu:
-        qemu.load(template.state)
+        qemu.load(template.state, go=debug is None or debug.gdb is None)
         yield qemu
 
 

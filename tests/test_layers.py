@@ -11,7 +11,8 @@ import harness
 PACKAGE = Path(harness.__file__).parent
 
 ROWS = (
-    ("errors", "resources", "kloglines", "rustnames", "marktext", "memtypes", "mempercpu"),
+    ("errors", "resources", "kloglines", "rustnames", "marktext", "memtypes", "mempercpu",
+     "gdbscript"),
     ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates",
      "kbuildfiles", "dkms", "ram", "disks"),
     ("matrixdoc", "schedules", "mempages"),
@@ -26,9 +27,9 @@ ROWS = (
     ("readymade", "image"),
     ("kernels",),
     ("buildhelp",),
-    ("intree", "modules", "keys", "template", "reach", "inventory", "memscan"),
+    ("intree", "modules", "keys", "template", "reach", "inventory", "memscan", "corefile"),
     ("accel", "guest", "trial", "matrixplan", "revision"),
-    ("bundle", "report", "klogview", "matrixrun", "matrixtimes"),
+    ("bundle", "report", "klogview", "matrixrun", "matrixtimes", "lookinside"),
     ("findingview",),
     ("htmlreport",),
     ("lab",),
@@ -44,7 +45,7 @@ ROWS = (
     ("commands", "plugin"),
     ("sweepcommand", "failcommand", "kernelscommand", "matrixcommand", "reportcommand",
      "checkcommand", "minimisecommand", "verifycommand",
-     "reproducecommand"),
+     "reproducecommand", "replaycommand"),
     ("cli",),
 )  # fmt: skip
 

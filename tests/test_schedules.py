@@ -13,14 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import cli, lab, ops, schedules, store
+from harness import cli, ops, schedules, store
 from harness.errors import ExitStatus, UsageError
-from harness.lab import Lab
 from harness.machine import Lane
 from harness.program import Actor, Op, Park, Program
-from harness.schedules import Demotion, Schedule, Starvation, make_schedule, minimise
-from harness.trial import Trial, TrialResult, TrialSpec
-from harness.verdict import Evidence, Finding, Kind, Verdict
+from harness.schedules import Demotion, Schedule, Starvation, make_schedule
+from harness.trial import TrialSpec
 
 ACTORS = ("user.0", "user.1", "unloader")
 PROGRAM = Program(
@@ -163,26 +161,6 @@ def test_schedule_is_said_in_words() -> None:
     )
 
 
-def test_minimised_schedule_keeps_what_is_needed() -> None:
-    needed = SCHEDULE.steps[1]
-    asked = []
-
-    def shows(schedule: Schedule) -> bool:
-        asked.append(schedule)
-        return needed in schedule.steps
-
-    longer = dataclasses.replace(
-        SCHEDULE, steps=(*SCHEDULE.steps, Demotion(20_000), Starvation(30_000, "unloader", 1))
-    )
-    assert minimise(longer, shows) == dataclasses.replace(SCHEDULE, steps=(needed,))
-    # No trial is run for what is known already.
-    assert longer not in asked
-
-
-def test_schedule_that_needs_nothing_is_left_without_steps() -> None:
-    assert minimise(SCHEDULE, lambda schedule: True).steps == ()
-
-
 @pytest.mark.parametrize(("text", "depth"), [("pct", 3), ("pct:1", 1), ("pct:8", 8)])
 def test_method_is_read(text: str, depth: int) -> None:
     assert schedules.parse_method(text) == depth
@@ -201,58 +179,19 @@ def test_method_that_is_none(text: str, why: str) -> None:
         schedules.parse_method(text)
 
 
-def trial_of(prog: Program) -> Trial:
-    spec = TrialSpec("m", "bad", "6.1", "kasan", Lane.DET, "s", 7)
-    return Trial(spec, None, prog.serialise(), 1.0, {})  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def made_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """A lab in which a trial shows 'boom' as long as the second step is in its schedule."""
-    monkeypatch.setenv("KMOD_HARNESS_CACHE", str(tmp_path / "cache"))
-
-    def run(trial: Trial) -> TrialResult:
-        schedule = Program.parse(trial.program).schedule
-        assert schedule is not None
-        shown = SCHEDULE.steps[1] in schedule.steps
-        findings = (Finding(Kind.SPLAT, "boom", ""),) if shown else ()
-        evidence = Evidence(b"", b"", 0, 1.0)
-        return TrialResult(trial.spec, Verdict.FAIL, findings, evidence, (), 0.0)
-
-    monkeypatch.setattr(lab, "run_trial", run)
-    return Lab(store.Store.open())
-
-
-def test_trial_is_minimised_to_the_steps_of_its_finding(made_lab: Lab) -> None:
-    least, result = made_lab.minimised(trial_of(with_schedule(SCHEDULE)), "boom")
-    schedule = Program.parse(least.program).schedule
-    assert schedule == dataclasses.replace(SCHEDULE, steps=SCHEDULE.steps[1:])
-    assert result is not None
-    assert result.findings[0].title == "boom"
-
-
-def test_trial_that_needs_all_of_its_steps_stays(made_lab: Lab) -> None:
-    ready = trial_of(with_schedule(dataclasses.replace(SCHEDULE, steps=SCHEDULE.steps[1:])))
-    assert made_lab.minimised(ready, "boom") == (ready, None)
-
-
-def test_trial_without_a_schedule_cannot_be_minimised(made_lab: Lab) -> None:
-    with pytest.raises(UsageError, match="has no schedule that could be cut down"):
-        made_lab.minimised(trial_of(PROGRAM), "boom")
-
-
 def test_bundle_without_a_finding_cannot_be_minimised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contents = {"program.txt": b"p", "payload.cpio": b"c", "console.log": b""}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    spec = dataclasses.asdict(trial_of(PROGRAM).spec) | {"lane": "det"}
+    spec = dataclasses.asdict(TrialSpec("m", "bad", "6.1", "kasan", Lane.DET, "s", 7))
+    spec["lane"] = "det"
     digests = {name: store.digest_bytes(content) for name, content in contents.items()}
     record = {
         "format": 1, "trial": spec, "bound_s": 1.0, "made_of": {}, "findings": [],
         "sha256": digests,
     }  # fmt: skip
     (tmp_path / "bundle.json").write_text(json.dumps(record))
-    assert cli.main(["replay", str(tmp_path), "--minimise"]) == ExitStatus.USAGE
+    assert cli.main(["minimise", str(tmp_path)]) == ExitStatus.USAGE
     assert "has no finding to keep" in capsys.readouterr().err

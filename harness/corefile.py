@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a guest's core file shows of its modules: the view that a person asks for first.
+
+The file is an ordinary one, for drgn and crash; this is no more than a beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import drgn
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.slab import for_each_slab_cache, slab_cache_for_each_allocated_object
+
+from harness.errors import GuestError
+
+#: Objects of one cache, and frames of one task, that are listed.
+_LISTED: Final = 8
+_FRAMES: Final = 24
+
+
+def view(core: Path, vmlinux: Path, modules: Mapping[str, Path]) -> list[str]:
+    """Return who crashed, the modules, who is inside them, and what is left of their objects.
+
+    Args:
+        core: see :func:`lookinside.dump_core`.
+        modules: name → file with debug information.
+
+    Raises:
+        GuestError: the file cannot be read, or is not of this kernel.
+    """
+    program = Program()
+    try:
+        program.set_core_dump(str(core))
+        program.load_debug_info([str(vmlinux), *map(str, modules.values())])
+    except drgn.MissingDebugInfoError:
+        # Of modules that are gone there is nothing that it could belong to.
+        pass
+    except (OSError, ValueError, LookupError) as error:
+        raise GuestError(f"{core}: cannot be read: {error}") from error
+    return [
+        *_crashed(program),
+        *_modules(program, modules),
+        *_objects(program, modules),
+    ]
+
+
+def _crashed(program: Program) -> Iterator[str]:
+    try:
+        thread = program.crashed_thread()
+        frames = list(thread.stack_trace())
+        task = thread.object
+    except (ValueError, LookupError, FaultError) as error:
+        yield f"who crashed is not known: {error}"
+        return
+    yield f"crashed: {_task(task)}"
+    for frame in frames[:_FRAMES]:
+        yield f"  {_frame(frame)}"
+
+
+def _frame(frame: drgn.StackFrame) -> str:
+    try:
+        path, line, _ = frame.source()
+        where = f" {path}:{line}"
+    except LookupError:
+        where = ""
+    return f"{frame.name or hex(frame.pc)}{where}"
+
+
+def _task(task: Object) -> str:
+    return f"{task.comm.string_().decode(errors='replace')} ({int(task.pid)})"
+
+
+def _modules(program: Program, wanted: Mapping[str, Path]) -> Iterator[str]:
+    head = program["modules"].address_of_()
+    loaded = list(list_for_each_entry("struct module", head, "list"))
+    for module in loaded:
+        name = module.name.string_().decode()
+        # The count is one more than there are users (module_refcount()).
+        users = int(module.refcnt.counter) - 1
+        state = module.state.format_(type_name=False)
+        yield f"module {name}: {state}, {users} references"
+    here = {module.name.string_().decode() for module in loaded}
+    for name in wanted:
+        if name not in here:
+            yield f"module {name}: not loaded any more"
+    # One stack after another: whoever is inside a module has a frame in it.
+    for task in for_each_task(program):
+        try:
+            names = [frame.symbol().name for frame in program.stack_trace(task)]
+        except (ValueError, LookupError, FaultError):
+            continue
+        inside = [name for name in names if any(name.startswith(f"{one}_") for one in wanted)]
+        if inside:
+            yield f"inside: {_task(task)} in {', '.join(inside)}"
+
+
+def _objects(program: Program, wanted: Mapping[str, Path]) -> Iterator[str]:
+    for cache in for_each_slab_cache(program):
+        name = cache.name.string_().decode(errors="replace")
+        if not any(name.startswith(one) for one in wanted):
+            continue
+        found = []
+        try:
+            for one in slab_cache_for_each_allocated_object(cache, "void"):
+                found.append(hex(one.value_()))
+        except (ValueError, LookupError, FaultError) as error:
+            yield f"cache {name}: cannot be walked: {error}"
+            continue
+        more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        yield f"cache {name}: {len(found)} objects {', '.join(found[:_LISTED])}{more}".rstrip()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Trials that somebody looks into: with a debugger while they run, or at what a panic leaves.
+
+Neither changes what the guest does: in the ``det`` lane time stands while a debugger stops it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness import gdbscript, store
+from harness import plan as plans
+from harness.deadline import Deadline
+from harness.errors import UsageError
+from harness.kernels import require_vmlinux
+from harness.machine import Debug
+from harness.program import Program
+from harness.qemu import Qemu
+from harness.template import scratch_folder, start_clone, wrap_input
+from harness.trial import Trial, time_limit_s
+
+
+@contextlib.contextmanager
+def debugged(trial: Trial, stops: Sequence[str] = ()) -> Iterator[tuple[Qemu, Path]]:
+    """Start a trial that waits for a debugger; yield its QEMU and the script for gdb.
+
+    Args:
+        stops: where to stop, as gdb takes it; by default the plan's point, or where the kernel
+            says that something is wrong.
+
+    Raises:
+        UsageError: the kernel has no debug information.
+    """
+    vmlinux = require_vmlinux(trial.template.base.kernel)
+    with scratch_folder() as folder:
+        socket = folder / "gdb"
+        text = gdbscript.write(vmlinux, socket, trial.symbols, stops or default_stops(trial))
+        script = folder / "script.gdb"
+        script.write_text(text)
+        content = wrap_input(trial.program)
+        with start_clone(trial.template, folder, content, debug=Debug(gdb=socket)) as qemu:
+            yield qemu, script
+
+
+def default_stops(trial: Trial) -> tuple[str, ...]:
+    """Return where a trial's guest is to stop when nobody says."""
+    park = Program.parse(trial.program).park
+    if park is None:
+        return gdbscript.FINDINGS
+    plan = plans.parse(park.plan)
+    return (f"*({plan.function}+{plan.offset:#x})",)
+
+
+def dump_core(trial: Trial, path: Path) -> None:
+    """Run a trial and write the memory of its guest when it panics.
+
+    Args:
+        path: of the core file, about as large as the guest's memory; drgn and crash open it.
+
+    Raises:
+        UsageError: the guest did not panic, or the file is there already.
+        DeadlineExceeded: it neither panicked nor ended.
+        QemuError: the disk is full.
+    """
+    if path.exists():
+        raise UsageError(f"{path}: is there already")
+    with scratch_folder() as folder, store.storage_errors(path.absolute().parent):
+        content = wrap_input(trial.program)
+        with start_clone(trial.template, folder, content, debug=Debug(stay=True)) as qemu:
+            if not qemu.wait_panicked(Deadline.after(time_limit_s(trial))):
+                raise UsageError(
+                    f"{trial.spec.label}: its guest does not panic, and leaves no memory to dump",
+                    hint="`harness run --scan-memory` looks through that of a guest that ends",
+                )
+            qemu.dump(path.absolute())

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What ``harness replay`` does."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import Counter
+
+from rich.console import Console
+
+from harness import bundle, kernels, lab, lookinside, report, store
+from harness.commands import show_progress
+from harness.deadline import Deadline
+from harness.errors import ExitStatus
+from harness.lab import Lab
+from harness.trial import Trial
+
+#: A person may stay in a debugger for as long as he likes, within reason.
+_DEBUG_LIMIT_S = 7 * 24 * 3600.0
+
+
+def replay(arguments: argparse.Namespace) -> ExitStatus:
+    """Run the trial of a bundle again, and say how much of it was the same."""
+    found = bundle.load_bundle(arguments.bundle)
+    kernels.load_recipe(found.spec.kernel, found.spec.profile)
+    if arguments.gdb or arguments.core is not None:
+        return _look(found, arguments)
+    titles: Counter[bool] = Counter()
+    consoles: Counter[bool] = Counter()
+    seen: Counter[str] = Counter()
+    with show_progress() as progress:
+        made = Lab(store.Store.open(), progress)
+        trial, differences = made.replay_trial(found)
+        for difference in differences:
+            progress.console.print(f"not as it was: {difference}", highlight=False)
+        trials = itertools.repeat(trial, arguments.times)
+        for _, result in lab.run_trials(trials, arguments.workers, stop=lambda result: False):
+            shown = tuple(finding.title for finding in result.findings)
+            titles[shown[:1] == found.titles[:1]] += 1
+            digest = store.digest_bytes(result.evidence.console)
+            consoles[digest == found.console_sha256] += 1
+            seen["; ".join(shown) or "no finding"] += 1
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(f"title: {found.titles[0] if found.titles else 'no finding'}", markup=False)
+    out.print(f"same title: {titles[True]} of {arguments.times}")
+    out.print(f"same console bytes: {consoles[True]} of {arguments.times}")
+    for outcome, count in seen.most_common():
+        out.print(f"  {count} x {outcome}", markup=False)
+    return ExitStatus.FINDINGS if titles[True] else ExitStatus.OK
+
+
+def _look(found: bundle.Bundle, arguments: argparse.Namespace) -> ExitStatus:
+    """Let somebody look into the trial instead of judging it."""
+    with show_progress() as progress:
+        made = Lab(store.Store.open(), progress)
+        trial, differences = made.replay_trial(found)
+        for difference in differences:
+            progress.console.print(f"not as it was: {difference}", highlight=False)
+    if arguments.gdb:
+        _debug(trial, arguments.stop or [])
+    else:
+        _dump(trial, arguments)
+    return ExitStatus.OK
+
+
+def _debug(trial: Trial, stops: list[str]) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    with lookinside.debugged(trial, stops) as (qemu, script):
+        out.print("the guest waits; in another terminal:")
+        out.print(f"  gdb -x {script}", markup=False)
+        where = ", ".join(stops or lookinside.default_stops(trial))
+        out.print(f"`continue` there runs it to {where}; it ends with the guest, or with ^C here")
+        qemu.wait_exit(Deadline.after(_DEBUG_LIMIT_S))
+
+
+def _dump(trial: Trial, arguments: argparse.Namespace) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    lookinside.dump_core(trial, arguments.core)
+    kernel = trial.template.base.kernel
+    vmlinux = kernels.require_vmlinux(kernel)
+    # Loading drgn takes longer than many a command does.
+    from harness import corefile
+
+    for line in corefile.view(arguments.core, vmlinux, trial.symbols):
+        out.print(line, markup=False)
+    names = " ".join(f"-s {ko}" for ko in (vmlinux, *trial.symbols.values()))
+    out.print(f"drgn -c {report.shown_path(arguments.core)} {names}", markup=False)
+    out.print(f"crash {vmlinux} {report.shown_path(arguments.core)}", markup=False)

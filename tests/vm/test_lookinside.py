@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A debugger in a replay, and the core file of a guest that panics."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness import bundle, cli, lab, lookinside, modules, proc, scenario
+from harness.deadline import Deadline
+from harness.errors import ExitStatus, UsageError
+from harness.lab import Lab
+from harness.machine import Lane
+from harness.trial import Trial, TrialResult
+
+pytestmark = pytest.mark.vm
+
+SEEDS = range(1, 13)
+
+
+def finding(
+    made: Lab, family: str, variant: str, name: str
+) -> tuple[lab.Subject, Trial, TrialResult]:
+    folder = str(modules.find_family(family).folder)
+    subject = made.subject(folder, variant, "6.1", "kasan", Lane.DET)
+    plan = scenario.load_scenario(scenario.find_scenario(name))
+    trials = (made.trial(subject, plan, seed) for seed in SEEDS)
+    for trial, result in lab.run_trials(trials, 1, stop=lambda result: bool(result.findings)):
+        if result.findings:
+            return subject, trial, result
+    pytest.fail(f"{family} {variant}: no finding with {len(SEEDS)} seeds")
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
+def test_debugger_stops_in_the_module_and_reads_the_freed_pointer(harness_lab: Lab) -> None:
+    _, trial, result = finding(harness_lab, "hooknet", "no-grace-period", "packets-vs-unload")
+    said = re.search(rb"at addr ([0-9a-f]{16}) by task", result.evidence.console)
+    assert said
+    with lookinside.debugged(trial, ["kasan_report"]) as (_, script):
+        limit = Deadline.after(600.0)
+        words = ["-batch", "-x", str(script), "-ex", "continue", "-ex", "bt 12",
+                 "-ex", r'printf "address %lx\n", $rdi']  # fmt: skip
+        done = proc.run(["gdb", "-nx", *words], deadline=limit, merge_stderr=True)
+    out = done.stdout.decode()
+    assert "hooknet: its text is at 0xffffffffa" in out
+    assert re.search(r"hooknet_packet .* at \S*hook\.c:\d+", out), out
+    assert f"address {said[1].decode()}" in out
+
+
+def test_plan_says_where_the_debugger_stops(harness_lab: Lab) -> None:
+    from harness import plan as plans
+
+    folder = str(modules.find_family("lastret").folder)
+    subject = harness_lab.subject(folder, "good", "6.1", "kasan", Lane.DET)
+    workload = lab.family_scenarios(subject.family, "good")[0]
+    point = next(one for one in harness_lab.points(subject.module.ko)
+                 if one.function == "lastret_thread" and one.offset)  # fmt: skip
+    plan = plans.Plan("*", point.function, point.offset)
+    trial = harness_lab.parked_trial(subject, workload, 1, plan)
+    assert lookinside.default_stops(trial) == (f"*(lastret_thread+{point.offset:#x})",)
+
+
+def test_core_file_shows_who_crashed_and_what_is_left(
+    harness_lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject, trial, result = finding(harness_lab, "poolfs", "no-owner", "files-vs-rmmod")
+    path = bundle.write_bundle(tmp_path, trial, result, subject.archive, "")
+    core = tmp_path / "core"
+    assert cli.main(["replay", str(path), "--core", str(core)]) == ExitStatus.OK
+    out = capsys.readouterr().out
+    assert "crashed: user" in out or "crashed: remover" in out, out
+    left = re.search(r"cache poolfs_inode: (\d+) objects 0xffff", out)
+    assert left, out
+    assert int(left[1]) > 0
+    assert f"drgn -c {core}" in out
+    # It is not written over.
+    assert cli.main(["replay", str(path), "--core", str(core)]) == ExitStatus.USAGE
+
+
+def test_guest_that_ends_by_itself_has_no_core(harness_lab: Lab, tmp_path: Path) -> None:
+    _, trial, _ = finding(harness_lab, "poolfs", "leak-pool", "load-unload")
+    with pytest.raises(UsageError, match="does not panic"):
+        lookinside.dump_core(trial, tmp_path / "core")
+    assert not (tmp_path / "core").exists()
