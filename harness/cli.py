@@ -115,6 +115,8 @@ def _parser() -> _Parser:
     call = _call(calls, "sweep", sweepcommand.sweep, "stop a task at every instruction of a module")
     call.add_argument("module", help="a folder with a Kbuild file, or a name under kmods/")
     call.add_argument("--variant", default="good", help="which variant (default: good)")
+    call.add_argument("--of", metavar="MODULE",
+                      help="of several modules: name or role (default: the main one)")  # fmt: skip
     call.add_argument("--scenario", action="append", metavar="NAME",
                       help="file or name; may be repeated (default: the module's own)")  # fmt: skip
     call.add_argument("--action", action="append", choices=[action.value for action in Action],

@@ -72,6 +72,28 @@ class Subject:
     kernel: str
     profile: str
     lane: Lane
+    #: Which of the modules is swept; None: the main one.
+    swept: Module | None = None
+
+    @property
+    def target(self) -> Module:
+        """The module whose instructions a sweep stops at."""
+        return self.swept or self.module
+
+    def aimed_at(self, name: str) -> Subject:
+        """Return it with another of its modules as the target.
+
+        Args:
+            name: of the module, or its role in the family.
+
+        Raises:
+            UsageError: no module of it is called so.
+        """
+        known = {one.name: one for one in self.module.everything} | dict(self.module.others)
+        if name not in known:
+            raise UsageError(f"{self.family.name}: has no module {name!r}; there are: "
+                             f"{', '.join(sorted(known))}")  # fmt: skip
+        return dataclasses.replace(self, swept=known[name])
 
     @property
     def archive(self) -> bytes:
@@ -244,11 +266,15 @@ class Lab:
             workload, seed=seed, bindings=bindings, lane=subject.lane.value, kmemleak=False
         )
         compiled = program.load_first(compiled, _needs(subject.module))
-        point = points.find_point(self.points(subject.module.ko), plan.function, plan.offset)
+        target = subject.target
+        point = points.find_point(self.points(target.ko), plan.function, plan.offset)
+        # What is unloaded under the task is the module that it is in.
+        if subject.swept is not None:
+            bindings |= {"module": target.name, "ko": target.path}
         park = Park(
             plan=str(plan),
-            role=plans.role_pattern(plan.role, compiled, subject.module.name),
-            module=subject.module.name,
+            role=plans.role_pattern(plan.role, compiled, target.name),
+            module=target.name,
             section=point.section,
             offset=point.value,
             hits=plan.hit,

@@ -218,7 +218,7 @@ def run_sweep(
     Raises:
         HarnessError: a trial left no evidence; nothing of the sweep is kept.
     """
-    sweep = Sweep(subject, made.points(subject.module.ko), workers=workers)
+    sweep = Sweep(subject, made.points(subject.target.ko), workers=workers)
     if given:
         plans = _given_plans(sweep.points, given, workloads)
     else:
@@ -231,7 +231,8 @@ def run_sweep(
             for finding in result.findings:
                 _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, by_itself=True))
         sweep.reached = tuple(reached)
-        unload = Action.TWO_STAGE if "unload" in subject.family.surfaces else Action.DELETE
+        two_stage = "unload" in subject.family.surfaces and subject.target is subject.module
+        unload = Action.TWO_STAGE if two_stage else Action.DELETE
         plans = [
             (plan, reach)
             for reach in choose(reached)
@@ -262,7 +263,7 @@ def run_sweep(
         trials(), workers, stop=lambda result: until_finding and bool(result.findings)
     ):
         plan, reach = pending.pop(id(trial))
-        outcome = judge(plan, reach, result, subject.module.ko)
+        outcome = judge(plan, reach, result, subject.target.ko)
         sweep.outcomes.append(outcome)
         for finding in outcome.findings:
             _keep_shortest(sweep, Found(finding, plan, reach, trial, result, 1))
@@ -352,16 +353,16 @@ def profile(
     Raises:
         GuestError: the trial left no evidence, or did not load the module.
     """
-    known = made.points(subject.module.ko)
+    known = made.points(subject.target.ko)
     # Any point does: nobody gets there so often.
     never = Plan("*", known[0].function, known[0].offset, _NEVER)
     ready = made.parked_trial(subject, workload, seed, never, cycles)
     visits, result = made.visits(ready)
-    lives = module_lives(verdict.parse_report(result.evidence.report), subject.module.ko)
+    lives = module_lives(verdict.parse_report(result.evidence.report), subject.target.ko)
     if not lives:
         raise GuestError(f"scenario {workload.name}: it did not load the module")
     program = Program.parse(ready.program)
-    reached = find_reaches(visits, lives, subject.module.ko, known, program)
+    reached = find_reaches(visits, lives, subject.target.ko, known, program)
     return reached, ready, result
 
 

@@ -57,13 +57,15 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         subject = made.subject(
             str(family.folder), arguments.variant, arguments.kernel, arguments.profile, Lane.DET
         )
+        if arguments.of:
+            subject = subject.aimed_at(arguments.of)
         kernel = made.kernel(arguments.kernel, arguments.profile)
         config = kconfig.parse((kernel.build / ".config").read_text())
         sweeping.check_kernel(f"{kernel.name}-{kernel.profile}", config)
         wanted_title = None
         if text is not None:
-            known = made.points(subject.module.ko)
-            given += sweeping.plans_from_report(text, subject.module.name, known, arguments.hits)
+            known = made.points(subject.target.ko)
+            given += sweeping.plans_from_report(text, subject.target.name, known, arguments.hits)
             wanted_title = _report_title(text)
         done = sweeping.run_sweep(
             made,
@@ -86,7 +88,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
             for title, found in done.found.items()
         }
         places = points.read_places(
-            subject.module.ko, done.points, roots=(kernel.build, kernel.source)
+            subject.target.ko, done.points, roots=(kernel.build, kernel.source)
         )
     document = sweeptext.document(done, places, kept)
     if str(arguments.json) != "-":

@@ -35,6 +35,7 @@ def document(
     return {
         "module": subject.family.name,
         "variant": subject.module.variant,
+        "swept": subject.target.name,
         "kernel": subject.kernel,
         "profile": subject.profile,
         "points": [_point(report, places[report.point]) for report in sweep.reports()],
@@ -102,7 +103,9 @@ def print_listing(
     """Print each function with a line for each run of points that fared alike."""
     subject = sweep.subject
     kernel = f"{subject.kernel}-{subject.profile}"
-    console.print(Text(f"{subject.family.name} {subject.module.variant}, kernel {kernel}", "bold"))
+    of = f", {subject.target.name}" if subject.target is not subject.module else ""
+    title = f"{subject.family.name} {subject.module.variant}{of}, kernel {kernel}"
+    console.print(Text(title, "bold"))
     function = ""
     for run in _runs(sweep.reports(), places):
         first = run[0]

@@ -12,6 +12,8 @@ import pytest
 from harness import cpio, lab, modules, program, scenario, scenario_compile, store
 from harness.errors import BuildError, UsageError
 from harness.kernels import Kernel
+from harness.lab import Subject
+from harness.machine import Lane
 from harness.modules import Family, Module
 from harness.program import Actor, Op, Program
 
@@ -238,3 +240,18 @@ def test_scenario_that_loads_what_is_needed_is_left_alone() -> None:
     before = Program("n", 1, 1000, (actor,))
     assert program.load_first(before, NEEDS) == before
     assert program.load_first(Program("n", 1, 1000, ()), NEEDS) == Program("n", 1, 1000, ())
+
+
+def test_any_of_several_modules_can_be_the_target_of_a_sweep(tmp_path: Path) -> None:
+    core = Module("core", "good", tmp_path / "core.ko", "", "")
+    backend = Module("zback", "good", tmp_path / "zback.ko", "", "", needs=(core,))
+    main = Module("fs", "good", tmp_path / "fs.ko", "", "", (core,), (("backend", backend),))
+    subject = Subject(Family(name="fs"), main, (), "6.1", "kasan", Lane.DET)
+    assert subject.target is main
+    assert subject.aimed_at("backend").target is backend
+    assert subject.aimed_at("core").target is core
+    assert subject.aimed_at("fs").target is main
+    # Trials are those of all of them, whichever is the target.
+    assert subject.aimed_at("zback").module is main
+    with pytest.raises(UsageError, match="no module 'none'; there are: backend, core, fs, zback"):
+        subject.aimed_at("none")
