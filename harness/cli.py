@@ -15,6 +15,7 @@ from rich.console import Console
 
 from harness import (
     __version__,
+    bisectcommand,
     checkcommand,
     commands,
     failcommand,
@@ -224,6 +225,18 @@ def _parser() -> _Parser:
                       help="with which it is to be said (default: 95)")  # fmt: skip
     call.add_argument("--trials", type=_positive_int, default=300, metavar="N",
                       help="of the changed module, at most (default: 300)")  # fmt: skip
+    call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
+    _add_running(call)
+
+    call = _call(calls, "bisect", bisectcommand.run,
+                 "since when, or with what, a bundle's finding shows")  # fmt: skip
+    call.add_argument("bundle", type=Path, help="folder that a failing trial left")
+    call.add_argument("--module", required=True, metavar="FOLDER", help="the module's source")
+    call.add_argument("--variant", default="good")
+    call.add_argument("--kernels", metavar="NAME,...", help="which of these show it, or all")
+    call.add_argument("--git", metavar="GOOD..BAD", help="the first commit that shows it")
+    call.add_argument("--options", metavar="NAME,...",
+                      help="which of these options of the kernel it needs")  # fmt: skip
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_running(call)
 

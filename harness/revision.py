@@ -39,27 +39,50 @@ def unpacked(place: str, revision: str = "") -> Iterator[str]:
         yield place
 
 
-def _check_out(path: Path, revision: str, folder: Path) -> Path:
+def commits(path: Path, good: str, bad: str) -> tuple[str, ...]:
+    """Return the commits behind one and up to another that touch a folder, the oldest first.
+
+    Raises:
+        UsageError: one of them does not exist, or nothing lies between them.
+    """
+    span = f"{_commit(path, good)}..{_commit(path, bad)}"
+    found = _ask(path, span, "rev-list", "--reverse", "--abbrev-commit", span, "--", ".").split()
+    if not found:
+        raise UsageError(f"{path}: no commit between {good} and {bad} touches it")
+    return tuple(found)
+
+
+def describe(path: Path, commit: str) -> str:
+    """Return a commit in a line: its short name and its subject."""
+    return _ask(path, commit, "show", "--no-patch", "--format=%h %s", commit)
+
+
+def _commit(path: Path, revision: str) -> str:
+    # A word that begins with a dash would be an option.
+    words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    return _ask(path, revision, *words)
+
+
+def _ask(path: Path, revision: str, *words: str) -> str:
     git = str(require_program("git", "git"))
+    try:
+        done = run([git, "-C", str(path), *words], deadline=Deadline.after(_LIMIT_S))
+    except CommandError as error:
+        why = (error.evidence or "").strip().splitlines()
+        raise UsageError(
+            f"{path}: git revision {revision!r} cannot be had: {why[-1] if why else error}"
+        ) from error
+    return done.stdout.decode().strip()
+
+
+def _check_out(path: Path, revision: str, folder: Path) -> Path:
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder, and a revision needs one in a git repository")
-
-    def ask(*words: str) -> str:
-        try:
-            done = run([git, "-C", str(path), *words], deadline=Deadline.after(_LIMIT_S))
-        except CommandError as error:
-            why = (error.evidence or "").strip().splitlines()
-            raise UsageError(
-                f"{path}: git revision {revision!r} cannot be had: {why[-1] if why else error}"
-            ) from error
-        return done.stdout.decode().strip()
-
-    # A word that begins with a dash would be an option.
-    commit = ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    prefix = ask("rev-parse", "--show-prefix")
-    top = ask("rev-parse", "--show-toplevel")
+    commit = _commit(path, revision)
+    prefix = _ask(path, revision, "rev-parse", "--show-prefix")
+    top = _ask(path, revision, "rev-parse", "--show-toplevel")
     archive = folder / "revision.tar"
-    ask("-C", top, "archive", f"--output={archive}", commit)
+    _ask(path, revision, "-C", top, "archive", f"--output={archive}", commit)
     tree = folder / "tree"
     tree.mkdir()
     _extract(archive, tree)

@@ -133,28 +133,18 @@ def verify(
     Raises:
         HarnessError: a trial left no evidence.
     """
-    progress("the module as it was", None)
-    shown: list[bool] = []
-
-    def is_enough(result: TrialResult) -> bool:
-        shown.append(_shows(result, title))
-        return sum(shown) >= _BEFORE_HITS
-
-    seeds = range(seed, seed + _BEFORE_TRIALS)
-    for _ in lab.run_trials((before(number) for number in seeds), workers, stop=is_enough):
-        pass
-    was = Count(sum(shown), len(shown))
+    was = measure(title, before, seed=seed, workers=workers, progress=progress)
     wanted = trials_needed(was, confidence)
     tried = min(wanted, most) if was.hits else 0
     now, others, example = Count(0, 0), dict[str, None](), None
     for trial, result in lab.run_trials(
         _counted((after(number) for number in range(seed, seed + tried)), tried, progress),
         workers,
-        stop=lambda result: _shows(result, title),
+        stop=lambda result: shows(result, title),
     ):
-        now = Count(now.hits + _shows(result, title), now.trials + 1)
+        now = Count(now.hits + shows(result, title), now.trials + 1)
         others |= dict.fromkeys(one.title for one in result.findings if one.title != title)
-        if result.findings and (example is None or _shows(result, title)):
+        if result.findings and (example is None or shows(result, title)):
             example = trial, result
     return Verified(
         verdict=_judge(was, now, wanted, bool(others)),
@@ -168,6 +158,32 @@ def verify(
     )
 
 
+def measure(
+    title: str,
+    make: Callable[[int], Trial],
+    *,
+    seed: int,
+    workers: int,
+    progress: Callable[[str, float | None], None] = lambda what, done: None,
+) -> Count:
+    """Return how often a bundle's own module shows a finding, with one seed after another.
+
+    Raises:
+        HarnessError: a trial left no evidence.
+    """
+    progress("the module as it was", None)
+    shown: list[bool] = []
+
+    def is_enough(result: TrialResult) -> bool:
+        shown.append(shows(result, title))
+        return sum(shown) >= _BEFORE_HITS
+
+    seeds = range(seed, seed + _BEFORE_TRIALS)
+    for _ in lab.run_trials((make(number) for number in seeds), workers, stop=is_enough):
+        pass
+    return Count(sum(shown), len(shown))
+
+
 def _counted(
     trials: Iterator[Trial], total: int, progress: Callable[[str, float | None], None]
 ) -> Iterator[Trial]:
@@ -176,7 +192,8 @@ def _counted(
         yield trial
 
 
-def _shows(result: TrialResult, title: str) -> bool:
+def shows(result: TrialResult, title: str) -> bool:
+    """Return whether a trial has a finding of a title."""
     return any(finding.title == title for finding in result.findings)
 
 

@@ -153,6 +153,18 @@ def test_revision_is_unpacked_and_goes_away(repository: Path) -> None:
         assert place == str(repository)
 
 
+def test_commits_of_a_folder(repository: Path) -> None:
+    (repository.parent / "other").write_text("x")
+    git(repository.parent, "add", ".")
+    git(repository.parent, "commit", "-q", "-m", "elsewhere")
+    (one,) = revision.commits(repository, "old", "HEAD")
+    assert revision.describe(repository, one) == f"{one} new"
+    with pytest.raises(UsageError, match="no commit between HEAD~1 and HEAD touches it"):
+        revision.commits(repository, "HEAD~1", "HEAD")
+    with pytest.raises(UsageError, match="git revision 'none' cannot be had"):
+        revision.commits(repository, "none", "HEAD")
+
+
 @pytest.mark.parametrize("name", ["none", "--output=x", "old^{tree}"])
 def test_revision_that_is_none(repository: Path, name: str) -> None:
     with pytest.raises(UsageError, match="git revision"), revision.unpacked(str(repository), name):

@@ -35,7 +35,7 @@ ROWS = (
     ("lab",),
     ("ownsource", "minimise", "verify"),
     ("ownarguments",),
-    ("sweep", "failsites"),
+    ("sweep", "failsites", "bisect"),
     ("sweeptext", "failsweep", "failtext"),
     ("catalogue", "reproduce"),
     ("matrixlab", "bench"),
@@ -45,7 +45,8 @@ ROWS = (
     ("commands", "plugin"),
     ("sweepcommand", "failcommand", "kernelscommand", "matrixcommand", "reportcommand",
      "checkcommand", "minimisecommand", "verifycommand",
-     "reproducecommand", "replaycommand"),
+     "reproducecommand", "replaycommand",
+     "bisectcommand"),
     ("cli",),
 )  # fmt: skip
 
