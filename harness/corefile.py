@@ -6,6 +6,7 @@ The file is an ordinary one, for drgn and crash; this is no more than a beginnin
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,10 +18,54 @@ from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import for_each_slab_cache, slab_cache_for_each_allocated_object
 
 from harness.errors import GuestError
+from harness.ram import open_ram
 
 #: Objects of one cache, and frames of one task, that are listed.
 _LISTED: Final = 8
 _FRAMES: Final = 24
+
+
+# elf(5)
+_PHOFF_AT, _PHNUM_AT = 0x20, 0x38
+_PHENT: Final = 56
+_PT_NOTE: Final = 4
+
+
+def add_vmcoreinfo(core: Path, release: str) -> None:
+    """Put what the kernel left for debuggers into a core file's notes.
+
+    QEMU would have, had the guest's kernel told it where that lies, which takes CONFIG_KEXEC.
+
+    Raises:
+        GuestError: the kernel left nothing, or the file is no core file.
+    """
+    with open_ram(core) as memory:
+        note = _note(b"VMCOREINFO", memory.vmcoreinfo(release))
+    with core.open("r+b") as file:
+        head = file.read(64)
+        (table,) = struct.unpack_from("<Q", head, _PHOFF_AT)
+        (count,) = struct.unpack_from("<H", head, _PHNUM_AT)
+        for at in range(table, table + count * _PHENT, _PHENT):
+            file.seek(at)
+            kind, flags, begin, *rest = struct.unpack("<IIQQQQQQ", file.read(_PHENT))
+            if kind != _PT_NOTE:
+                continue
+            size = rest[2]
+            file.seek(begin)
+            notes = file.read(size) + note
+            # Behind everything else, where there is room for more.
+            end = file.seek(0, 2)
+            file.write(bytes(-end % 4) + notes)
+            rest[2] = rest[3] = len(notes)
+            file.seek(at)
+            file.write(struct.pack("<IIQQQQQQ", kind, flags, end + -end % 4, *rest))
+            return
+    raise GuestError(f"{core}: no core file: it has no notes")
+
+
+def _note(name: bytes, text: bytes) -> bytes:
+    words = struct.pack("<III", len(name) + 1, len(text), 0)
+    return b"".join(part + bytes(-len(part) % 4) for part in (words, name + b"\0", text))
 
 
 def view(core: Path, vmlinux: Path, modules: Mapping[str, Path]) -> list[str]:
@@ -80,8 +125,8 @@ def _modules(program: Program, wanted: Mapping[str, Path]) -> Iterator[str]:
     loaded = list(list_for_each_entry("struct module", head, "list"))
     for module in loaded:
         name = module.name.string_().decode()
-        # The count is one more than there are users (module_refcount()).
-        users = int(module.refcnt.counter) - 1
+        # One more than there are users, until it is on its way out (MODULE_REF_BASE).
+        users = max(0, int(module.refcnt.counter) - 1)
         state = module.state.format_(type_name=False)
         yield f"module {name}: {state}, {users} references"
     here = {module.name.string_().decode() for module in loaded}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A script for gdb: attach to a guest, and know its modules when they are loaded. Pure.
+"""Scripts for gdb: where a guest's modules lie, and a stop in one of them. Pure.
 
-Where a module's sections lie is read from the kernel's own list of them when it is about
-to run the module's init (``do_init_module()``, ``struct module.sect_attrs``), so that nothing
-has to be known before.
+They are two, for two runs of the same trial. While a debugger holds QEMU, the clock of
+``-icount sleep=off`` jumps to the next timer, so that a stop changes what comes after it. The first
+script stops where modules are loaded and tells where their sections lie; the second knows that,
+and its first stop is the first one at all.
 """
 
 from __future__ import annotations
@@ -14,72 +15,94 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-#: Where a finding is said, whatever it is.
-FINDINGS: Final = ("kasan_report", "oops_enter", "__warn", "panic")
+#: Where a finding is said, whatever it is;
+#: kasan_report() itself is also called where reports are off.
+FINDINGS: Final = ("print_report", "oops_enter", "__warn", "panic")
 
-_SCRIPT: Final = Template("""\
-# gdb -x this file; it stops where a module has just been loaded, breakpoints set.
+#: Module → section → address.
+Places = Mapping[str, Mapping[str, int]]
+
+_MARK: Final = "sections of "
+
+# `struct module.sect_attrs` is there when do_init_module() is called (kernel/module/sysfs.c).
+_PROBE: Final = Template("""\
 set pagination off
 set confirm off
 set python print-stack full
 file $vmlinux
 target remote $socket
 python
+import json
+
 import gdb
 
-MODULES = $modules
-STOPS = $stops
-
-
-def sections(module):
+wanted = set($modules)
+gdb.Breakpoint("do_init_module", type=gdb.BP_HARDWARE_BREAKPOINT)
+while wanted:
+    gdb.execute("continue", to_string=True)
+    module = gdb.parse_and_eval("(struct module *)$$rdi").dereference()
+    name = module["name"].string()
     attrs = module["sect_attrs"]
+    found = {}
     for index in range(int(attrs["nsections"])):
         one = attrs["attrs"][index]
-        # Since 5.8 it is a binary attribute (ed66f991bb19).
-        fields = [field.name for field in one.type.fields()]
-        attribute = one["battr"] if "battr" in fields else one["mattr"]
-        yield attribute["attr"]["name"].string(), int(one["address"])
-
-
-def load(module):
-    name = module["name"].string()
-    ko = MODULES.pop(name, None)
-    if ko is None:
-        return
-    found = dict(sections(module))
-    words = " ".join(f"-s {key} {at:#x}" for key, at in found.items()
-                     if key != ".text" and key.startswith("."))
-    gdb.execute(f"add-symbol-file {ko} {found['.text']:#x} {words}", to_string=True)
-    print(f"{name}: its text is at {found['.text']:#x}")
-
-
-gate = gdb.Breakpoint("do_init_module", type=gdb.BP_HARDWARE_BREAKPOINT)
-while MODULES:
-    gdb.execute("continue", to_string=True)
-    frame = gdb.newest_frame()
-    if frame.name() != "do_init_module":
-        break
-    load(gdb.parse_and_eval("(struct module *)$$rdi").dereference())
-gate.delete()
-for place in STOPS:
-    gdb.execute(f"hbreak {place}")
+        # A binary attribute since 5.8 (ed66f991bb19).
+        kind = "battr" if "battr" in [field.name for field in one.type.fields()] else "mattr"
+        found[one[kind]["attr"]["name"].string()] = int(one["address"])
+    print("$mark" + json.dumps([name, found]))
+    wanted.discard(name)
 end
+kill
+""")
+
+_HEAD: Final = Template("""\
+# gdb -x this file, then `continue`: it stops where a breakpoint below says.
+set pagination off
+set confirm off
+# Not every kernel has all of them.
+set breakpoint pending on
+file $vmlinux
 """)
 
 
-def write(
-    vmlinux: Path, socket: Path, modules: Mapping[str, Path], stops: Sequence[str] = FINDINGS
-) -> str:
-    """Return the script.
+def write_probe(vmlinux: Path, socket: Path, modules: Sequence[str]) -> str:
+    """Return the script of the first run; what it prints reads :func:`read_places`.
 
     Args:
         socket: on which QEMU waits for gdb.
-        modules: name → file with debug information.
-        stops: where to stop, as gdb takes it: ``kasan_report``, ``*(poolfs_write+0x26)``.
     """
-    return _SCRIPT.substitute(
-        vmlinux=vmlinux,
-        socket=socket,
-        modules=json.dumps({name: str(ko) for name, ko in modules.items()}),
-        stops=json.dumps(list(stops)),
+    return _PROBE.substitute(
+        vmlinux=vmlinux, socket=socket, modules=json.dumps(list(modules)), mark=_MARK
     )
+
+
+def read_places(printed: str) -> dict[str, dict[str, int]]:
+    """Return where the sections of modules lay when each was loaded for the first time."""
+    places: dict[str, dict[str, int]] = {}
+    for line in printed.splitlines():
+        if line.startswith(_MARK):
+            name, found = json.loads(line.removeprefix(_MARK))
+            places.setdefault(name, found)
+    return places
+
+
+def write(
+    vmlinux: Path, socket: Path, modules: Mapping[str, Path], places: Places, stops: Sequence[str]
+) -> str:
+    """Return the script for a person.
+
+    Args:
+        modules: name → file with debug information.
+        places: where they will lie; those that are not there are left out.
+        stops: as gdb takes them: ``kasan_report``, ``*(poolfs_write+0x26)``.
+    """
+    lines = []
+    for name, ko in modules.items():
+        sections = {key: at for key, at in places.get(name, {}).items() if key.startswith(".")}
+        if ".text" not in sections:
+            continue
+        others = " ".join(f"-s {key} {at:#x}" for key, at in sections.items() if key != ".text")
+        lines.append(f"add-symbol-file {ko} {sections['.text']:#x} {others}".rstrip())
+    lines.append(f"target remote {socket}")
+    lines += [f"hbreak {place}" for place in stops]
+    return _HEAD.substitute(vmlinux=vmlinux) + "\n".join(lines) + "\n"

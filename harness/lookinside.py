@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Trials that somebody looks into: with a debugger while they run, or at what a panic leaves.
-
-Neither changes what the guest does: in the ``det`` lane time stands while a debugger stops it.
-"""
+"""Trials that somebody looks into: with a debugger while they run, or at what a panic leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness import gdbscript, store
+from harness import gdbscript, proc, store
 from harness import plan as plans
 from harness.deadline import Deadline
 from harness.errors import UsageError
@@ -32,16 +29,47 @@ def debugged(trial: Trial, stops: Sequence[str] = ()) -> Iterator[tuple[Qemu, Pa
 
     Raises:
         UsageError: the kernel has no debug information.
+        InfrastructureError: gdb is not installed.
     """
     vmlinux = require_vmlinux(trial.template.base.kernel)
-    with scratch_folder() as folder:
-        socket = folder / "gdb"
-        text = gdbscript.write(vmlinux, socket, trial.symbols, stops or default_stops(trial))
+    places = find_places(trial, vmlinux)
+    with _waiting(trial) as (qemu, folder):
+        text = gdbscript.write(
+            vmlinux, folder / "gdb", trial.symbols, places, stops or default_stops(trial)
+        )
         script = folder / "script.gdb"
         script.write_text(text)
+        yield qemu, script
+
+
+def find_places(trial: Trial, vmlinux: Path) -> gdbscript.Places:
+    """Return where a trial's modules lie, from a run of its own under gdb.
+
+    Raises:
+        InfrastructureError: gdb is not installed.
+    """
+    gdb = str(proc.require_program("gdb", "gdb"))
+    with _waiting(trial) as (_, folder):
+        script = folder / "probe.gdb"
+        script.write_text(gdbscript.write_probe(vmlinux, folder / "gdb", list(trial.symbols)))
+        # A module that the program never loads keeps it until the guest has ended, and then
+        # gdb fails: what it has said until then is what there is to know.
+        done = proc.run(
+            [gdb, "-nx", "-batch", "-x", str(script)],
+            deadline=Deadline.after(time_limit_s(trial)),
+            check=False,
+        )
+    return gdbscript.read_places(done.stdout.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _waiting(trial: Trial) -> Iterator[tuple[Qemu, Path]]:
+    """A guest that does not run before a debugger has attached to ``gdb`` in its folder."""
+    with scratch_folder() as folder:
         content = wrap_input(trial.program)
-        with start_clone(trial.template, folder, content, debug=Debug(gdb=socket)) as qemu:
-            yield qemu, script
+        debug = Debug(gdb=folder / "gdb")
+        with start_clone(trial.template, folder, content, debug=debug) as qemu:
+            yield qemu, folder
 
 
 def default_stops(trial: Trial) -> tuple[str, ...]:

@@ -82,8 +82,9 @@ def _dump(trial: Trial, arguments: argparse.Namespace) -> None:
     # Loading drgn takes longer than many a command does.
     from harness import corefile
 
+    corefile.add_vmcoreinfo(arguments.core, kernel.release)
     for line in corefile.view(arguments.core, vmlinux, trial.symbols):
-        out.print(line, markup=False)
+        out.print(line.replace(f"{kernel.source}/", ""), markup=False)
     names = " ".join(f"-s {ko}" for ko in (vmlinux, *trial.symbols.values()))
     out.print(f"drgn -c {report.shown_path(arguments.core)} {names}", markup=False)
     out.print(f"crash {vmlinux} {report.shown_path(arguments.core)}", markup=False)

@@ -39,13 +39,13 @@ def test_debugger_stops_in_the_module_and_reads_the_freed_pointer(harness_lab: L
     _, trial, result = finding(harness_lab, "hooknet", "no-grace-period", "packets-vs-unload")
     said = re.search(rb"at addr ([0-9a-f]{16}) by task", result.evidence.console)
     assert said
-    with lookinside.debugged(trial, ["kasan_report"]) as (_, script):
+    with lookinside.debugged(trial) as (_, script):
         limit = Deadline.after(600.0)
+        # As for a person, but that nobody types.
         words = ["-batch", "-x", str(script), "-ex", "continue", "-ex", "bt 12",
-                 "-ex", r'printf "address %lx\n", $rdi']  # fmt: skip
+                 "-ex", r'printf "address %lx\n", info->access_addr']  # fmt: skip
         done = proc.run(["gdb", "-nx", *words], deadline=limit, merge_stderr=True)
     out = done.stdout.decode()
-    assert "hooknet: its text is at 0xffffffffa" in out
     assert re.search(r"hooknet_packet .* at \S*hook\.c:\d+", out), out
     assert f"address {said[1].decode()}" in out
 
@@ -71,7 +71,9 @@ def test_core_file_shows_who_crashed_and_what_is_left(
     core = tmp_path / "core"
     assert cli.main(["replay", str(path), "--core", str(core)]) == ExitStatus.OK
     out = capsys.readouterr().out
-    assert "crashed: user" in out or "crashed: remover" in out, out
+    # The RCU callback that finds no pool to put the inode back to.
+    assert re.search(r"^crashed: \S+ \(\d+\)$", out, re.MULTILINE), out
+    assert re.search(r"^  poolfs_\w+ poolfs/\w+\.c:\d+$", out, re.MULTILINE), out
     left = re.search(r"cache poolfs_inode: (\d+) objects 0xffff", out)
     assert left, out
     assert int(left[1]) > 0
