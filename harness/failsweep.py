@@ -88,9 +88,8 @@ def check_kernel(name: str, config: Mapping[str, str]) -> None:
     Raises:
         UsageError: it lacks something; says what, and what for.
     """
-    gone = [option for option in REQUIRED if config.get(option, "n") != "y"]
-    if gone:
-        wanted = "; ".join(f"{option} ({REQUIRED[option]})" for option in gone)
+    wanted = kconfig.lacks(config, REQUIRED)
+    if wanted:
         raise UsageError(
             f"kernel {name} cannot make allocations fail: it has no {wanted}",
             hint="the profile kasan has them",

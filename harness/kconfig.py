@@ -33,6 +33,17 @@ def parse(text: str) -> dict[str, str]:
     return options
 
 
+def lacks(config: Mapping[str, str], required: Mapping[str, str]) -> str:
+    """Return what a configuration does not have built in, each with what it is for; or nothing.
+
+    Args:
+        required: option → what for.
+    """
+    return "; ".join(
+        f"{option} ({why})" for option, why in required.items() if config.get(option, "n") != "y"
+    )
+
+
 def parse_strictly(text: str) -> dict[str, str]:
     """Like :func:`parse`, for a fragment that a person wrote.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness import elf, lab, points, verdict
+from harness import elf, kconfig, lab, points, verdict
 from harness.errors import GuestError, UsageError
 from harness.lab import Lab, Subject
 from harness.plan import Action, Plan
@@ -182,9 +182,8 @@ def check_kernel(name: str, config: Mapping[str, str]) -> None:
     Raises:
         UsageError: it lacks something; says what, and what for.
     """
-    gone = [option for option in REQUIRED if config.get(option, "n") != "y"]
-    if gone:
-        wanted = "; ".join(f"{option} ({REQUIRED[option]})" for option in gone)
+    wanted = kconfig.lacks(config, REQUIRED)
+    if wanted:
         raise UsageError(
             f"kernel {name} cannot be swept: it has no {wanted}",
             hint="a fragment of the profile can ask for them; CONFIG_PREEMPT gives preemption",

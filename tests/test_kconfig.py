@@ -48,3 +48,10 @@ def test_option_that_a_series_does_not_have(tmp_path: Path) -> None:
 def test_fragment_has_nothing_that_would_be_passed_over(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
     assert len(kconfig.parse(path.read_text())) == len(lines)
+
+
+def test_what_a_configuration_lacks_is_said_with_its_use() -> None:
+    config = {"CONFIG_A": "y", "CONFIG_B": "m"}
+    required = {"CONFIG_A": "one", "CONFIG_B": "two", "CONFIG_C": "three"}
+    assert kconfig.lacks(config, required) == "CONFIG_B (two); CONFIG_C (three)"
+    assert kconfig.lacks(config, {"CONFIG_A": "one"}) == ""
