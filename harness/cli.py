@@ -196,7 +196,9 @@ def _parser() -> _Parser:
     call.add_argument("--kernel", help="default: the nearest to the report's")
     call.add_argument("--profile", default=DEFAULT_PROFILE, help=f"default: {DEFAULT_PROFILE}")
     call.add_argument("--seconds", type=_positive_float, default=1800.0, metavar="N",
-                      help="for the search, building not counted (default: 1800)")  # fmt: skip
+                      help="for each search, building not counted (default: 1800)")  # fmt: skip
+    call.add_argument("--no-minimise", action="store_true",
+                      help="leave the program that shows it as it is")  # fmt: skip
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_running(call)
 

@@ -16,6 +16,7 @@ from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
 from harness.minimise import Step
 from harness.program import Program
+from harness.report import ProgressLine
 
 #: What ``--as`` writes → the file's ending.
 FORMS = {"c": ".c", "pytest": ".py"}
@@ -32,29 +33,49 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if not arguments.as_it_is:
         with show_progress() as progress:
             made = Lab(store.Store.open(), progress)
-            trial, differences = made.replay_trial(found)
-            for difference in differences:
-                progress.console.print(f"not as it was: {difference}", highlight=False)
-            keeper = _Keeper(made, found)
-            try:
-                done = minimise.minimise(
-                    trial,
-                    found.titles[0],
-                    titles=frozenset(found.titles),
-                    workers=arguments.workers,
-                    seeds=arguments.seeds,
-                    budget_s=arguments.seconds,
-                    keep=keeper.keep,
-                    progress=progress,
-                )
-            finally:
-                # Whoever interrupts it has the best so far.
-                path = keeper.path or found.path
-                progress.console.print(f"bundle: {report.shown_path(path)}", highlight=False)
-    _say(found, before, path, done)
+            path, done = search(
+                made, found, arguments.workers, arguments.seeds, arguments.seconds, progress
+            )
+    say(found, path, done)
     if arguments.form:
         _write_form(arguments, bundle.load_bundle(path))
     return ExitStatus.FINDINGS
+
+
+def search(
+    made: Lab,
+    found: Bundle,
+    workers: int,
+    seeds: int,
+    seconds: float | None,
+    progress: ProgressLine,
+) -> tuple[Path, minimise.Minimised]:
+    """Look for the smallest program that shows a bundle's finding; return its bundle.
+
+    Raises:
+        UsageError: the bundle does not show it any more.
+        HarnessError: a trial left no evidence.
+    """
+    trial, differences = made.replay_trial(found)
+    for difference in differences:
+        progress.console.print(f"not as it was: {difference}", highlight=False)
+    keeper = _Keeper(made, found)
+    try:
+        done = minimise.minimise(
+            trial,
+            found.titles[0],
+            titles=frozenset(found.titles),
+            workers=workers,
+            seeds=seeds,
+            budget_s=seconds,
+            keep=keeper.keep,
+            progress=progress,
+        )
+    finally:
+        # Whoever interrupts it has the best so far.
+        if keeper.path is not None:
+            progress.console.print(f"bundle: {report.shown_path(keeper.path)}", highlight=False)
+    return keeper.path or found.path, done
 
 
 class _Keeper:
@@ -78,8 +99,9 @@ class _Keeper:
             shutil.rmtree(before, ignore_errors=True)
 
 
-def _say(found: Bundle, before: Program, path: Path, done: minimise.Minimised | None) -> None:
-    after = before
+def say(found: Bundle, path: Path, done: minimise.Minimised | None) -> None:
+    """Say what became of a search; without one, what the bundle's program is."""
+    before = after = Program.parse(found.program)
     if done is not None and done.best is not None:
         after = Program.parse(done.best.trial.program)
     out = Console(highlight=False, soft_wrap=True)

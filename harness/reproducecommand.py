@@ -12,9 +12,12 @@ from rich.console import Console
 from harness import (
     battery,
     bugreport,
+    bundle,
     catalogue,
     checkfile,
     kernelfiles,
+    minimise,
+    minimisecommand,
     modules,
     report,
     reproduce,
@@ -73,9 +76,18 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             path = catalogue.keep(
                 made, subject(trial.spec.lane is Lane.SMP), trial, result, arguments.bundles
             )
+        small = None
+        if path is not None and not arguments.no_minimise:
+            found = bundle.load_bundle(path)
+            small = minimisecommand.search(
+                made, found, arguments.workers, minimise.SEEDS, arguments.seconds, progress
+            )
     _say(done, path, str(arguments.json))
+    if small is not None and path is not None and str(arguments.json) != "-":
+        minimisecommand.say(bundle.load_bundle(path), *small)
     if arguments.json:
-        shown = None if path is None else str(path)
+        kept = small[0] if small else path
+        shown = None if kept is None else str(kept)
         report.write_json(arguments.json, done.document(shown))
     # What was asked for is the finding.
     return ExitStatus.FINDINGS if done.shown is not None else ExitStatus.OK
@@ -148,4 +160,3 @@ def _say(done: Reproduced, path: Path | None, json_out: str) -> None:
     out.print(done.sentence(), markup=False)
     if path is not None:
         out.print(report.replay_command(path), markup=False)
-        out.print(f"harness minimise {report.shown_path(path)}", markup=False)

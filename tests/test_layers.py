@@ -44,9 +44,8 @@ ROWS = (
     ("matrixdask",),
     ("commands", "plugin"),
     ("sweepcommand", "failcommand", "kernelscommand", "matrixcommand", "reportcommand",
-     "checkcommand", "minimisecommand", "verifycommand",
-     "reproducecommand", "replaycommand",
-     "bisectcommand"),
+     "checkcommand", "minimisecommand", "verifycommand", "replaycommand", "bisectcommand"),
+    ("reproducecommand",),
     ("cli",),
 )  # fmt: skip
 

@@ -183,9 +183,15 @@ def command(
     monkeypatch.setattr(reproducecommand, "announce", lambda *rest: None)
     monkeypatch.setattr(reproducecommand.reproduce, "reproduce", run)
     monkeypatch.setattr(reproducecommand.catalogue, "keep", lambda *rest: Path("runs/b"))
+    monkeypatch.setattr(reproducecommand.bundle, "load_bundle", lambda path: path)
+    small = Path("runs/minimised/b"), None
+    monkeypatch.setattr(reproducecommand.minimisecommand, "search", lambda *rest: small)
+    monkeypatch.setattr(
+        reproducecommand.minimisecommand, "say", lambda found, path, done: print("small", path)
+    )
     fields = {"report": tmp_path / "mail.txt", "module": None, "variant": None, "kernel": None,
               "profile": "kasan", "seconds": 9.0, "workers": 1, "json": tmp_path / "out.json",
-              "bundles": tmp_path, **changes}  # fmt: skip
+              "bundles": tmp_path, "no_minimise": False, **changes}  # fmt: skip
     return reproducecommand.run(argparse.Namespace(**fields)), asked
 
 
@@ -198,9 +204,13 @@ def test_sample_module_is_known_by_its_frames(
     assert asked[1] == ("poolfs", "good", "6.1", "kasan", Lane.SMP)
     captured = capsys.readouterr()
     assert "kernel: 6.1, for the report's 6.3" in captured.err
-    assert "harness minimise runs/b" in captured.out
+    assert "harness replay runs/b" in captured.out
+    assert "small runs/minimised/b" in captured.out
     document = json.loads((tmp_path / "out.json").read_text())
-    assert document["bundle"] == "runs/b"
+    assert document["bundle"] == "runs/minimised/b"
+    command(monkeypatch, tmp_path, shown=True, no_minimise=True)
+    assert "small" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["bundle"] == "runs/b"
 
 
 def test_not_reproduced_is_no_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

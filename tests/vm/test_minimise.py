@@ -116,3 +116,15 @@ def test_regression_test_fails_until_the_module_is_mended(
     failed.assert_outcomes(failed=1)
     out.write_text(text.replace('"no-owner"', '"good"'))
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=4)
+
+
+def test_report_of_a_user_becomes_a_bundle(tmp_path: Path) -> None:
+    examples = Path(__file__).parents[2] / "examples" / "reports"
+    out = tmp_path / "out.json"
+    argv = ["reproduce", str(examples / "gadget.yaml"), "--seconds", "300", "--no-minimise",
+            "--json", str(out), "--bundles", str(tmp_path)]  # fmt: skip
+    assert cli.main(argv) == ExitStatus.FINDINGS
+    document = json.loads(out.read_text())
+    assert document["title"] == "KASAN: use-after-free Read in dkkeeper_exit"
+    assert document["rate"]["hits"] > 0
+    assert bundle.load_bundle(Path(document["bundle"])).titles[0] == document["title"]
