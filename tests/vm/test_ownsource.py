@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import kernels, ownsource, scenario
+from harness import kernels, ownsource, scenario, workloads
 from harness.errors import BuildError
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.ownsource import Own
+from harness.surfaces import Kind, Surface
 from harness.trial import TrialResult, run_trial
 from harness.verdict import Verdict
 
@@ -129,3 +130,19 @@ def test_modules_of_the_kernels_own_source(harness_lab: Lab, place: str) -> None
     result = run(harness_lab, own)
     assert (result.findings, result.verdict) == ((), Verdict.PASS)
     assert own.family.roles["main"] in loaded(result)
+
+
+@pytest.mark.parametrize(("place", "name"), [("fs/minix", "minix"), ("fs/fat", "vfat")])
+def test_filesystem_that_wants_a_disk_is_mounted(harness_lab: Lab, place: str, name: str) -> None:
+    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
+    if kernels.find_kernel(harness_lab.cache, recipe) is None:
+        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+    own = ownsource.resolve(harness_lab, in_tree=place)
+    surface = Surface(Kind.DISK_FILESYSTEM, name)
+    plan = workloads.held(workloads.NOTHING, surface)
+    subject = harness_lab.subject(own.target, "good", own.kernel, own.profile, Lane.DET)
+    result = run_trial(harness_lab.trial(subject, plan, seed=1))
+    assert result.findings == ()
+    events = [json.loads(line) for line in result.evidence.report.splitlines()]
+    mounts = [event for event in events if event["ev"] == "errnos" and event["op"] == "mount"]
+    assert [event["counts"] for event in mounts] == [{"ok": 1}]
