@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from harness import failplan, failstack, verdict
 from harness.failplan import Failure
@@ -137,7 +138,9 @@ class FailSweep:
     def _is_kernels(
         self, group: Sequence[Shot], titles: Sequence[str], stack: Sequence[Call]
     ) -> bool:
-        """Whether a load failed before it came to the module's init, and no module is named."""
+        """Whether no module is to blame: it failed what must not fail, or before any init."""
+        if _must_not_fail(stack):
+            return True
         if group[0].step.name != "finit_module" or not stack:
             return False
         if in_init(stack) or any(call.module for call in stack):
@@ -183,6 +186,22 @@ def _placed(shots: Sequence[Shot]) -> Iterator[tuple[Shot, tuple[Call, ...]]]:
             before = next((one.stack for one in reversed(group[:index]) if one.stack), ())
             after = next((one.stack for one in group[index:] if one.stack), ())
             yield shot, failstack.common_root(before, after)
+
+
+#: The buffer cache asks with __GFP_NOFAIL and does not look at the answer (grow_dev_page() in
+#: fs/buffer.c), while error injection fails the function that it calls all the same.
+_BUFFERS: Final = frozenset(
+    ("__getblk_gfp", "__getblk_slow", "bdev_getblk", "grow_dev_page", "grow_dev_folio")
+)
+_UNFAILING: Final = (("__filemap_add_folio", _BUFFERS),)
+
+
+def _must_not_fail(stack: Sequence[Call]) -> bool:
+    names = [call.function.partition(".")[0] for call in stack]
+    return any(
+        inner in names and callers & set(names[names.index(inner) :])
+        for inner, callers in _UNFAILING
+    )
 
 
 def in_init(stack: Iterable[Call]) -> bool:

@@ -258,17 +258,18 @@ class _Run:
                 self._keep(fresh, trial, result, failures)
             else:
                 self._take(track, failures, trial, result)
-        for track, failures, trial, result in self._run(again):
+        # Whatever the time: without it nobody knows which failure has done it.
+        for track, failures, trial, result in self._run(again, in_time=False):
             self._take(track, failures, trial, result)
 
     def _run(
-        self, jobs: Sequence[_Job]
+        self, jobs: Sequence[_Job], *, in_time: bool = True
     ) -> Iterator[tuple[_Track, tuple[Failure, ...], Trial, TrialResult]]:
         pending: dict[int, _Job] = {}
 
         def trials() -> Iterator[Trial]:
             for track, failures in jobs:
-                if self._over():
+                if in_time and self._over():
                     self._cut(track, (one.step for one in failures))
                     continue
                 if not self.loader and self._before_init(track, failures):

@@ -419,3 +419,40 @@ def test_frames_are_decoded_with_what_was_inlined(
 def test_nothing_to_decode_asks_for_nothing(sweep: Sweep) -> None:
     done = sweep(Guest({0: 0, 1: 0, 2: 0}))
     assert failtext.read_places(done, None) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("frames", "verdict"),
+    [
+        (["__filemap_add_folio", "filemap_add_folio", "__getblk_gfp", "m_mount"], Verdict.KERNEL),
+        (["__filemap_add_folio.cold", "bdev_getblk", "m_mount"], Verdict.KERNEL),
+        # The page cache of a file: its caller looks.
+        (["__filemap_add_folio", "filemap_add_folio", "m_write"], Verdict.FINDING),
+        (["kmem_cache_alloc", "__getblk_gfp", "m_mount"], Verdict.FINDING),
+    ],
+)
+def test_failure_that_must_not_be_is_nobodys(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, frames: list[str], verdict: Verdict
+) -> None:
+    """The buffer cache of a disk asks for what error injection refuses all the same."""
+    stack = [f"{frame}+0x1/0x2" for frame in frames]
+    monkeypatch.setitem(globals(), "stack_of", lambda step, nth: stack)
+    done = sweep(Guest({0: 0, 1: 1, 2: 0}, bad={(1, 1): "oops"}))
+    assert verdicts(done)["stat", (1,)] is verdict
+    assert len(done.findings) == (verdict is Verdict.FINDING)
+
+
+def test_what_has_shown_is_looked_at_whatever_the_time(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = Guest({0: 4, 1: 0, 2: 0}, bad={(0, 3): "oops"})
+
+    class Over:
+        @property
+        def expired(self) -> bool:
+            # When the batch with it has run.
+            return any(Failure(0, 3) in asked for asked in guest.asked)
+
+    monkeypatch.setattr(failsweep.Deadline, "after", lambda seconds: Over())
+    done = sweep(guest, budget_s=1.0)
+    assert done.found["oops"].failures == (Failure(0, 3),)
