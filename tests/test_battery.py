@@ -516,10 +516,34 @@ def test_failures_come_with_their_sites(
     done = outcome(bench, "failures")
     assert [one.finding.title for one in done.found] == kept
     assert done.outcome is (Outcome.FINDING if kept else Outcome.PASS)
-    assert done.why == "2 failures at 1 sites; time was over before the end of m load"
+    assert done.why == "2 failures at 1 sites; time was over before the end of 1 steps"
     assert bench.fail_sites == [{"n": 1}]
     assert taken["plans"] == ["order-m", "order-mfs", "order-proc-files"]
     assert (taken["budget_s"], taken["loader"]) == (7.0, False)
+
+
+def test_nothing_that_failed_is_no_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = "".join(f"{name}=y\n" for name in sweeptests.failsweep.REQUIRED)
+    (tmp_path / ".config").write_text(config)
+    monkeypatch.setattr(FakeBench, "subject", lambda bench, lane: Subject)
+    ram = [{**DEVICE, "line": f"/dev/ram{number}"} for number in range(12)]
+    bench = FakeBench(lambda case: result(*LIFE, *ram, DEVICE))
+    kernel = SimpleNamespace(build=tmp_path)
+    bench.made = cast(Lab, SimpleNamespace(kernel=lambda *name: kernel))
+    taken: list[str] = []
+
+    def run(made: object, subject: object, plans: Iterable[Any], **rest: Any) -> Any:
+        taken.extend(plan.name for plan in plans)
+        return SimpleNamespace(trials=1, findings=[], shots=[], cut=["a", "b"], sites=list)
+
+    monkeypatch.setattr(sweeptests.failsweep, "run", run)
+    monkeypatch.setattr(sweeptests.failtext, "read_places", lambda *rest: {})
+    monkeypatch.setattr(sweeptests.failtext, "document", lambda *rest: {"fail_sites": []})
+    done = outcome(bench, "failures")
+    assert done.outcome is Outcome.SKIPPED
+    assert done.why == "time was over before anything had failed, of 2 steps"
+    # Twelve of one kind are one.
+    assert sorted(taken) == ["order-m", "order-ram0"]
 
 
 def test_failures_need_a_kernel_in_which_something_can_fail(tmp_path: Path) -> None:
