@@ -154,11 +154,39 @@ def _parameters(bench: Bench) -> Iterable[Found]:
     if len(kinds) > _MAX_PARAMETERS:
         rest = ", ".join(name for name, _ in kinds[_MAX_PARAMETERS:])
         bench.remarks.append(f"not tried: {rest}")
-    return bench.run(
+    tried = kinds[:_MAX_PARAMETERS]
+    cases = [
         Case(workloads.parameter(bench.around, name, kind), 1, bench.lane,
              functools.partial(name_parameter, name))
-        for name, kind in kinds[:_MAX_PARAMETERS]
-    )  # fmt: skip
+        for name, kind in tried
+    ]  # fmt: skip
+    cases += [
+        Case(workloads.parameter(bench.around, name, kind, huge=True), 1, bench.lane,
+             functools.partial(name_huge, bench, name))
+        for name, kind in tried
+        if workloads.has_huge_values(kind)
+    ]  # fmt: skip
+    return bench.run(cases)
+
+
+#: What becomes of a guest without memory.
+_NO_MEMORY: Final = re.compile(r".*([Oo]ut of memory|deadlocked on memory|page allocation).*")
+
+
+def name_huge(bench: Bench, name: str, result: TrialResult) -> tuple[Finding, ...]:
+    """Return findings of loads with huge numbers: to do as much as one was told to is none."""
+    found = name_parameter(name, result)
+    busy = any(one.kind is verdict.Kind.HANG for one in found)
+    full = any(_NO_MEMORY.fullmatch(one.title) for one in found)
+    if not busy and not full:
+        return found
+    why = "had no memory left" if full else "had not ended when time was over"
+    bench.remarks.append(f"{name}: a load with a huge number {why}")
+    # Nor is what comes of being interrupted in it.
+    consequences = (verdict.Kind.HANG, verdict.Kind.ERRNO, verdict.Kind.RESIDUE)
+    return tuple(
+        one for one in found if one.kind not in consequences and not _NO_MEMORY.fullmatch(one.title)
+    )
 
 
 def name_parameter(name: str, result: TrialResult) -> tuple[Finding, ...]:

@@ -9,6 +9,7 @@ reader checks them; what a seed may choose is chosen by the seed. Pure.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -311,14 +312,33 @@ def boundary_values(kind: str) -> tuple[str, ...]:
     return values
 
 
-def parameter(around: Around, name: str, kind: str) -> Scenario:
-    """Load with a parameter at its boundaries: it goes, or says why not."""
+#: A number above which a module may take its time: of what it counts there would be as many.
+_HUGE: Final = 2**16
+
+
+def _is_huge(value: str) -> bool:
+    return re.fullmatch(r"-?\d+", value) is not None and abs(int(value)) > _HUGE
+
+
+def has_huge_values(kind: str) -> bool:
+    """Return whether a parameter's type has values that may keep a module busy for ever."""
+    return any(map(_is_huge, boundary_values(kind)))
+
+
+def parameter(around: Around, name: str, kind: str, *, huge: bool = False) -> Scenario:
+    """Load with a parameter at its boundaries: it goes, or says why not.
+
+    Args:
+        huge: with the huge ones, else with the others.
+    """
     steps: list[Step] = [load(around), {"delete_module": "${module}", "retries": 20}]
     for value in boundary_values(kind):
+        if _is_huge(value) is not huge:
+            continue
         params = f"{around.parameters} {name}={value}".strip()
         steps += [load(around, params, expect=[*SANE]), unload(retries=20)]
     text = {"about": f"Boundary values of {name}.", "actors": [_one("loader", steps)]}
-    return make(f"parameter-{name}", text, around)
+    return make(f"parameter-{name}{'-huge' if huge else ''}", text, around)
 
 
 def signals(around: Around, signal: str) -> Scenario:

@@ -289,7 +289,45 @@ def test_only_so_many_parameters_are_tried_and_the_rest_is_named() -> None:
     done = outcome(bench, "parameters")
     assert done.outcome is Outcome.PASS
     assert done.why == "not tried: p12, p13"
-    assert len([case for case in bench.cases if case.plan.name.startswith("parameter")]) == 12
+    names = [case.plan.name for case in bench.cases if case.plan.name.startswith("parameter")]
+    assert len([name for name in names if not name.endswith("-huge")]) == 12
+    assert len([name for name in names if name.endswith("-huge")]) == 12
+
+
+@pytest.mark.parametrize(
+    ("title", "kind", "why"),
+    [
+        ("hang: finit_module did not return", Sort.HANG, "had not ended when time was over"),
+        ("kernel panic: System is deadlocked on memory", Sort.SPLAT, "had no memory left"),
+    ],
+)
+def test_who_asks_for_two_billion_things_waits_for_them(title: str, kind: Sort, why: str) -> None:
+    found = [Finding(kind, title), Finding(Sort.ERRNO, "errno: delete_module returned EBUSY"),
+             Finding(Sort.SPLAT, "WARNING in m_alloc")]  # fmt: skip
+
+    def answer(case: Case) -> TrialResult:
+        if case.plan.name != "parameter-count-huge":
+            return fine(case)
+        return result(*LIFE, findings=found)
+
+    bench = FakeBench(answer)
+    bench.modinfo = (("parmtype", "count:int"),)
+    done = outcome(bench, "parameters")
+    # What the kernel complains of is a finding all the same.
+    assert [one.finding.title for one in done.found] == ["WARNING in m_alloc"]
+    assert done.why == f"count: a load with a huge number {why}"
+
+
+def test_what_hangs_with_a_small_number_is_a_finding() -> None:
+    hang = Finding(Sort.HANG, "hang: finit_module did not return")
+
+    def answer(case: Case) -> TrialResult:
+        return result(*LIFE, findings=[hang]) if case.plan.name == "parameter-n" else fine(case)
+
+    bench = FakeBench(answer)
+    bench.modinfo = (("parmtype", "n:int"),)
+    (found,) = outcome(bench, "parameters").found
+    assert found.finding.title == "hang: finit_module did not return (parameter n)"
 
 
 def test_dependents_are_what_the_module_needs() -> None:

@@ -76,6 +76,7 @@ GROUPS = workloads.groups(ALL)
         workloads.unload_absent(NOTHING),
         workloads.dependents(NOTHING, ["core"]),
         workloads.parameter(NOTHING, "p", "array of int"),
+        workloads.parameter(NOTHING, "p", "array of int", huge=True),
         workloads.signals(NOTHING, "KILL"),
         workloads.signals(NOTHING, "USR1"),
         *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM, MINIX)),
@@ -198,6 +199,21 @@ def test_parameters_come_after_those_of_every_load() -> None:
     program = compiled(workloads.parameter(Around(parameters="a=1"), "p", "bool"))
     params = [op.args[1] for op in ops_of(program) if op.name == "finit_module"]
     assert params == ["a=1", "a=1 p=y", "a=1 p=n", "a=1 p=2", "a=1 p="]
+
+
+def test_huge_values_have_a_scenario_of_their_own() -> None:
+    several = [
+        op.args[1]
+        for huge in (False, True)
+        for op in ops_of(compiled(workloads.parameter(NOTHING, "p", "int", huge=huge)))
+        if op.name == "finit_module"
+    ]
+    assert several == [
+        "", "p=0", "p=1", "p=", "p=none",
+        "", "p=-2147483648", "p=2147483647", "p=-2147483649", "p=2147483648",
+    ]  # fmt: skip
+    assert [kind for kind in ("bool", "charp", "byte", "short", "ushort", "int", "array of int")
+            if workloads.has_huge_values(kind)] == ["int", "array of int"]  # fmt: skip
 
 
 def test_what_goes_around_is_in_every_scenario() -> None:
