@@ -230,7 +230,9 @@ def _over(deadline: Deadline | None) -> bool:
 
 def reason(error: HarnessError) -> str:
     """Return an error as one line of a document."""
-    first = next((line.strip() for line in error.evidence.splitlines() if line.strip()), "")
+    lines = [line.strip() for line in error.evidence.splitlines() if line.strip()]
+    # Make says what it does before the compiler says what is wrong.
+    first = next((line for line in lines if "error:" in line), lines[0] if lines else "")
     return ": ".join(filter(None, [error.message, first]))[:_REASON_CHARACTERS]
 
 

@@ -338,3 +338,13 @@ def test_progress_and_times_are_told() -> None:
         timed=lambda cell, records, seconds: told.append((len(records), seconds >= 0)),
     ).go()  # fmt: skip
     assert told == [0, 1, 2, (2, True)]
+
+
+def test_reason_is_what_the_compiler_says() -> None:
+    evidence = "  CC [M]  inode.o\ninode.c:5:1: error: initialization of 'int'\n"
+    error = BuildError("m good: does not compile", evidence=evidence)
+    assert matrixrun.reason(error) == (
+        "m good: does not compile: inode.c:5:1: error: initialization of 'int'"
+    )
+    assert matrixrun.reason(BuildError("m", evidence="\n  it is gone\n")) == "m: it is gone"
+    assert matrixrun.reason(BuildError("m")) == "m"

@@ -49,6 +49,13 @@ static inline void *kmh_alloc_inode_sb(struct super_block *sb, struct kmem_cache
 #define KMH_MKDIR_RET(err) (err)
 #endif
 
+/* 7.3: create is not told any more that the file must be new. */
+#if KMH_KERNEL(7, 3)
+#define KMH_EXCL_ARG
+#else
+#define KMH_EXCL_ARG , bool excl
+#endif
+
 /* For a filesystem that is not mounted with an idmapping. */
 static inline void kmh_inode_init_owner(struct inode *inode, const struct inode *dir,
 					umode_t mode)
