@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import ascode, aspytest, bundle, lab, minimise, report, shrink, store
+from harness import ascode, aspytest, asscenario, bundle, lab, minimise, report, shrink, store
 from harness.bundle import Bundle
 from harness.commands import show_progress
 from harness.errors import ExitStatus, UsageError
@@ -127,8 +127,11 @@ def _check_form(arguments: argparse.Namespace, program: Program) -> None:
     out = _out(arguments)
     if out.exists() and not arguments.force:
         raise UsageError(f"{out}: is there already", hint="--force writes it anew")
-    if arguments.form == "c" and program.park is not None:
+    # A schedule may turn out not to be needed; a plan is what the bundle is about.
+    if program.park is not None and arguments.form == "c":
         ascode.write(program, "")
+    elif program.park is not None:
+        asscenario.document(program, "", "", {})
 
 
 def _out(arguments: argparse.Namespace) -> Path:
