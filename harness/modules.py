@@ -19,6 +19,7 @@ family of that folder with NAME for its main module.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -420,8 +421,9 @@ def _find_ko(folder: Path, name: str) -> Path | None:
 
 
 def own_module(kernel: Kernel, name: str) -> Path | None:
-    """Return the file of one of the kernel's own modules that others use, or None."""
-    for place in own_modules(kernel):
+    """Return the file of one of the kernel's own modules, or None."""
+    # Those that others use are listed; who is only wanted by an alias is not.
+    for place in (*own_modules(kernel), *sorted(kernel.build.rglob("*.ko"))):
         if _module_name(place.stem) == _module_name(name):
             return place
     return None
@@ -509,7 +511,40 @@ def load_ko(path: Path, kernel: Kernel) -> dict[str, str]:
             hint="give the folder with its sources instead, and it is built for the right one;"
             " or the kernel that it was built for: --kernel-tree FOLDER",
         )
-    return info
+    soft = [own for name in soft_needs(info) if (own := _own_alias(kernel, name)) is not None]
+    depends = [*filter(None, info.get("depends", "").split(",")), *soft]
+    return {**info, "depends": ",".join(dict.fromkeys(depends))}
+
+
+def soft_needs(info: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what a module wants loaded before it without using its symbols.
+
+    Names or aliases (``MODULE_SOFTDEP()`` in include/linux/module.h); modprobe loads them.
+    """
+    before: list[str] = []
+    taken = False
+    for word in info.get("softdep", "").split():
+        if word.endswith(":"):
+            taken = word == "pre:"
+        elif taken:
+            before.append(word)
+    return tuple(before)
+
+
+@functools.lru_cache(maxsize=8)
+def _own_aliases(build: Path) -> Mapping[str, str]:
+    """Names and aliases of a kernel's own modules → the module's name."""
+    found: dict[str, str] = {}
+    for file in sorted(build.rglob("*.ko")):
+        name = _module_name(file.stem)
+        for field, value in (("name", name), *modinfo_fields(file)):
+            if field in ("name", "alias"):
+                found.setdefault(_module_name(value), name)
+    return found
+
+
+def _own_alias(kernel: Kernel, name: str) -> str | None:
+    return _own_aliases(kernel.build).get(_module_name(name))
 
 
 def _check_flags(path: Path, info: Mapping[str, str], kernel: Kernel) -> None:

@@ -255,3 +255,28 @@ def test_any_of_several_modules_can_be_the_target_of_a_sweep(tmp_path: Path) -> 
     assert subject.aimed_at("zback").module is main
     with pytest.raises(UsageError, match="no module 'none'; there are: backend, core, fs, zback"):
         subject.aimed_at("none")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("pre: crc32c", ("crc32c",)), ("pre: a b-c post: d pre: e", ("a", "b-c", "e")),
+     ("post: d", ()), ("", ())],
+)  # fmt: skip
+def test_soft_needs_are_what_comes_before(text: str, names: tuple[str, ...]) -> None:
+    assert modules.soft_needs({"softdep": text}) == names
+
+
+def test_soft_need_is_found_by_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {
+        "crc32c_generic": (("vermagic", "6.1-x SMP"), ("alias", "crypto-crc32c"), ("alias", "crc32c")),
+        "lib-crc": (("vermagic", "6.1-x SMP"), ("depends", "crypto_hash"),
+                    ("softdep", "pre: crc32c built-in-one")),
+    }  # fmt: skip
+    for name in fields:
+        (tmp_path / f"{name}.ko").write_bytes(b"")
+    monkeypatch.setattr(modules, "modinfo_fields", lambda path: fields[path.stem])
+    kernel = Kernel("6.1", "x", "6.1-x", "1", "gcc", "0", "k", tmp_path, tmp_path)
+    info = modules.load_ko(tmp_path / "lib-crc.ko", kernel)
+    # What is built in, or not there, is nothing to load.
+    assert info["depends"] == "crypto_hash,crc32c_generic"
+    assert modules.own_module(kernel, "crc32c_generic") == tmp_path / "crc32c_generic.ko"
