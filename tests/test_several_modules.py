@@ -268,15 +268,17 @@ def test_soft_needs_are_what_comes_before(text: str, names: tuple[str, ...]) -> 
 
 def test_soft_need_is_found_by_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {
-        "crc32c_generic": (("vermagic", "6.1-x SMP"), ("alias", "crypto-crc32c"), ("alias", "crc32c")),
+        "crc32c_generic": (("vermagic", "6.1-x SMP"), ("alias", "crypto-crc32c"),
+                           ("alias", "crc32c")),
         "lib-crc": (("vermagic", "6.1-x SMP"), ("depends", "crypto_hash"),
                     ("softdep", "pre: crc32c built-in-one")),
     }  # fmt: skip
-    for name in fields:
-        (tmp_path / f"{name}.ko").write_bytes(b"")
-    monkeypatch.setattr(modules, "modinfo_fields", lambda path: fields[path.stem])
     kernel = Kernel("6.1", "x", "6.1-x", "1", "gcc", "0", "k", tmp_path, tmp_path)
-    info = modules.load_ko(tmp_path / "lib-crc.ko", kernel)
+    kernel.build.mkdir(exist_ok=True)
+    for name in fields:
+        (kernel.build / f"{name}.ko").write_bytes(b"")
+    monkeypatch.setattr(modules, "modinfo_fields", lambda path: fields[path.stem])
+    info = modules.load_ko(kernel.build / "lib-crc.ko", kernel)
     # What is built in, or not there, is nothing to load.
     assert info["depends"] == "crypto_hash,crc32c_generic"
-    assert modules.own_module(kernel, "crc32c_generic") == tmp_path / "crc32c_generic.ko"
+    assert modules.own_module(kernel, "crc32c_generic") == kernel.build / "crc32c_generic.ko"
