@@ -51,9 +51,9 @@ static inline void *kmh_alloc_inode_sb(struct super_block *sb, struct kmem_cache
 
 /* 7.3: create is not told any more that the file must be new. */
 #if KMH_KERNEL(7, 3)
-#define KMH_EXCL_ARG
+#define KMH_CREATE_MODE umode_t mode
 #else
-#define KMH_EXCL_ARG , bool excl
+#define KMH_CREATE_MODE umode_t mode, bool excl
 #endif
 
 /* For a filesystem that is not mounted with an idmapping. */

@@ -30,7 +30,7 @@ static int poolfs_make(struct inode *dir, struct dentry *dentry, umode_t mode)
 }
 
 static int poolfs_create(KMH_IDMAP_ARG struct inode *dir, struct dentry *dentry,
-			 umode_t mode KMH_EXCL_ARG)
+			 KMH_CREATE_MODE)
 {
 	return poolfs_make(dir, dentry, mode | S_IFREG);
 }
