@@ -46,6 +46,8 @@ class Action(enum.StrEnum):
     TWO_STAGE = "two-stage"
     #: Unload and load again.
     RELOAD = "reload"
+    #: Unbind its driver from the device through sysfs, then unload.
+    UNBIND = "unbind"
     #: Take its mounts out of the tree, then unload.
     UMOUNT = "umount"
     #: Kill the others, which closes what they have open, then unload.
@@ -60,7 +62,7 @@ class Action(enum.StrEnum):
 
 
 #: What a family's surfaces must have for an action.
-_NEEDS: Final = {Action.TWO_STAGE: ("unload",)}
+_NEEDS: Final = {Action.TWO_STAGE: ("unload",), Action.UNBIND: ("driver", "bound")}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -125,7 +127,8 @@ def action_body(action: Action, program: Program, bindings: Mapping[str, str]) -
     """The ops of an action, each of which may answer whatever it likes.
 
     Args:
-        bindings: the scenario's values: ``module``, ``ko``, ``mnt`` and ``unload`` are used.
+        bindings: the scenario's values: ``module``, ``ko``, ``mnt``, ``unload``, ``driver``
+            (its folder in sysfs) and ``bound`` (the device's name there) are used.
 
     Raises:
         UsageError: the action needs a value that is not there.
@@ -144,6 +147,8 @@ def action_body(action: Action, program: Program, bindings: Mapping[str, str]) -
             nodes = [_op("write_file", bindings["unload"], "now"), delete]
         case Action.RELOAD:
             nodes = [delete, _op("finit_module", bindings["ko"])]
+        case Action.UNBIND:
+            nodes = [_op("write_file", f"{bindings['driver']}/unbind", bindings["bound"]), delete]
         case Action.UMOUNT:
             nodes = [_op("umount_all", bindings["mnt"]), delete]
         case Action.CLOSE:

@@ -8,7 +8,14 @@ from harness.errors import UsageError
 from harness.plan import Action, Plan
 from harness.program import Actor, Op, Program
 
-BINDINGS = {"module": "foo", "ko": "/payload/foo.ko", "mnt": "/mnt", "unload": "/sys/u"}
+BINDINGS = {
+    "module": "foo",
+    "ko": "/payload/foo.ko",
+    "mnt": "/mnt",
+    "unload": "/sys/u",
+    "driver": "/sys/d",
+    "bound": "b",
+}
 LOAD = Op("actors[0].do[0]", "finit_module", ("/payload/foo.ko", "", ()))
 OTHER = Op("actors[0].do[1]", "delete_module", ("bar", ("nonblock",)))
 UNLOAD = Op("actors[1].do[0]", "delete_module", ("foo", ("nonblock",)))
@@ -83,6 +90,7 @@ def test_module_that_the_setup_loads_is_loaded_by_the_setup() -> None:
         (Action.DELETE, ["delete_module"]),
         (Action.TWO_STAGE, ["write_file", "delete_module"]),
         (Action.RELOAD, ["delete_module", "finit_module"]),
+        (Action.UNBIND, ["write_file", "delete_module"]),
         (Action.UMOUNT, ["umount_all", "delete_module"]),
         (Action.CLOSE, ["kill", "kill", "sleep", "delete_module"]),
         (Action.USERS, []),
@@ -99,6 +107,17 @@ def test_actions_are_ops_that_may_answer_what_they_like(action: Action, names: l
 def test_module_without_two_stages_has_no_first_one() -> None:
     with pytest.raises(UsageError, match="action 'two-stage': the module has no 'unload' surface"):
         plan.action_body(Action.TWO_STAGE, PROGRAM, {"module": "foo"})
+
+
+def test_module_without_a_driver_is_not_unbound() -> None:
+    with pytest.raises(UsageError, match="action 'unbind': the module has no 'driver' surface"):
+        plan.action_body(Action.UNBIND, PROGRAM, {"module": "foo"})
+
+
+def test_unbinding_names_the_device() -> None:
+    write, _ = plan.action_body(Action.UNBIND, PROGRAM, BINDINGS)
+    assert isinstance(write, Op)
+    assert write.args[:2] == (f"{BINDINGS['driver']}/unbind", BINDINGS["bound"])
 
 
 def test_blocking_unload_differs_in_its_flags() -> None:

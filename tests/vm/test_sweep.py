@@ -2,6 +2,7 @@
 """Sweeps, in guests."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from harness.sweep import Sweep, Verdict
 
 pytestmark = pytest.mark.vm
 
+DATA = Path(__file__).parent.parent / "data"
 LASTRET = modules.find_family("lastret")
 MISTAKE = "put-then-return"
 
@@ -145,12 +147,54 @@ def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
     assert park(harness_lab, "good", "mounts-vs-rmmod", text, cycles=8).verdict is Verdict.CLEAN
 
 
-@pytest.mark.parametrize("action", [one for one in Action if one is not Action.TWO_STAGE])
+@pytest.mark.parametrize(
+    "action", [one for one in Action if one not in (Action.TWO_STAGE, Action.UNBIND)]
+)
 def test_every_action_of_a_correct_module_is_harmless(harness_lab: Lab, action: Action) -> None:
     text = f"user.* poolfs_create+0x0 #1 then {action.value}"
     outcome = park(harness_lab, "good", "files-vs-rmmod", text, cycles=4)
     assert outcome.findings == ()
     assert outcome.verdict in (Verdict.PROTECTED, Verdict.CLEAN, Verdict.WAITED, Verdict.LATE)
+
+
+#: Somebody reads from a device whose driver is unbound meanwhile.
+READ_ONE = """
+about: A letter from the device.
+surfaces: [module, device]
+lanes:
+  det: {bound_us: 5000000}
+setup:
+  - finit_module: ${ko}
+actors:
+  - name: user
+    do:
+      - open: {slot: 0, path: "/dev/${device}"}
+      - read: {slot: 0, count: 1}
+      - close: 0
+teardown:
+  - delete_module: ${module}
+    expect: [ok, ENOENT]
+"""
+
+
+@pytest.mark.parametrize("variant", ["good", "freed-at-unbind"])
+def test_driver_is_unbound_under_a_reader(harness_lab: Lab, variant: str, tmp_path: Path) -> None:
+    (tmp_path / "read-one.yaml").write_text(READ_ONE)
+    found = scenario.load_scenario(tmp_path / "read-one.yaml")
+    subject = subject_of(harness_lab, modules.load_family(DATA / "unbound"), variant)
+    given = [plan.parse("user unbound_read+0x0 #1 then unbind")]
+    done = sweep.run_sweep(
+        harness_lab, subject, [found], seed=1, cycles=None, workers=1, given=given
+    )
+    (outcome,) = done.outcomes
+    promised = subject.family.variants[variant].expect
+    assert [re.fullmatch(title, one) is not None for one in done.found for title in promised] == [
+        True for _ in promised
+    ]
+    assert bool(outcome.findings) == bool(promised)
+    if not promised:
+        # The open file keeps the module.
+        assert outcome.verdict is Verdict.PROTECTED
 
 
 def test_report_of_a_finding_becomes_the_plan_that_shows_it(harness_lab: Lab) -> None:
