@@ -15,7 +15,7 @@ from typing import Final
 
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param, Value
-from harness.program import Actor, Choose, Loop, Node, Op, Program, module_of_path, walk
+from harness.program import Actor, Choose, Loop, Node, Op, Program, bodies, module_of_path, walk
 
 _PART: Final = re.compile(r"^/\* @(?P<names>[a-z_ ]+) \*/\n", re.MULTILINE)
 
@@ -83,20 +83,14 @@ def _check(program: Program) -> None:
         why = f"its task is stopped at an instruction ({program.park.plan})"
     elif program.schedule is not None:
         why = f"its tasks have a schedule ({program.schedule.name})"
-    elif any(isinstance(node, Op) and node.fail for body in _bodies(program)
+    elif any(isinstance(node, Op) and node.fail for body in bodies(program)
              for _, node in walk(body)):  # fmt: skip
         why = "an allocation is made to fail in it"
     if why:
         raise UsageError(
             f"program {program.name}: {why}, which no program can do by itself",
-            hint="`--as pytest` keeps that; a bundle replays it",
+            hint="its bundle replays it",
         )
-
-
-def _bodies(program: Program) -> Iterator[tuple[Node, ...]]:
-    yield program.setup
-    yield from (actor.body for actor in program.actors)
-    yield program.teardown
 
 
 def _parts(used: set[str]) -> Iterator[str]:

@@ -279,13 +279,15 @@ def _learn(bench: Bench) -> Learned:
     learned = Learned(surfaces.learn(events), found, stop, surfaces.left_out(events))
     if stop:
         return learned
-    mountable = [one.name for one in learned.surfaces if workloads.is_mountable(one)]
-    more = [workloads.survey_mounted(bench.around, one)
-            for one in learned.surfaces if workloads.is_mountable(one)]  # fmt: skip
-    name_of = dict(zip((plan.name for plan in more), mountable, strict=True))
+    more = [
+        (workloads.survey_mounted(bench.around, one), one.name)
+        for one in learned.surfaces
+        if workloads.is_mountable(one)
+    ]
+    name_of = {plan.name: name for plan, name in more}
     seen = {(one.kind, one.name): one for one in learned.surfaces}
     remarks = []
-    for case, trial, result in bench.results(Case(plan, lane=bench.lane) for plan in more):
+    for case, trial, result in bench.results(Case(plan, lane=bench.lane) for plan, _ in more):
         events = verdict.parse_report(result.evidence.report)
         mounts = answers(events, "mount")
         if mounts and not mounts["ok"]:

@@ -88,14 +88,13 @@ class Judge:
 
 
 def first_that_shows(
-    names: Sequence[str], look: Callable[[str], Step], each: Callable[[Step], None]
+    names: Sequence[str], look: Callable[[str], Step]
 ) -> tuple[str | None, list[Step]]:
     """Return the first of several that shows it, by halving, and every step.
 
     Args:
         names: in order; the last one is known to show it and those before the first one are
             known not to.
-        each: told every step.
 
     A place where nothing can be tried is passed over, towards the last one.
     """
@@ -107,7 +106,6 @@ def first_that_shows(
         for at in _around(middle, low, high):
             step = look(names[at])
             steps.append(step)
-            each(step)
             if not step.why:
                 middle = at
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +13,10 @@ from rich.console import Console
 from harness import bisect, bundle, kernelfiles, modules, report, revision, store, verify
 from harness.bisect import Judge, Step
 from harness.bundle import Bundle
-from harness.commands import show_progress
+from harness.commands import replayed, show_progress
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
+from harness.rates import CONFIDENCE
 from harness.report import ProgressLine
 from harness.trial import Trial
 
@@ -31,9 +32,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     modules.find_variant(family, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
+        trial = replayed(made, found, progress)
         was = verify.measure(
             found.titles[0],
-            lambda seed: made.seeded_trial(found, seed),
+            lambda seed: made.reseeded(trial, seed),
             seed=found.spec.seed,
             workers=arguments.workers,
             progress=progress,
@@ -41,7 +43,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         if not was.hits:
             raise UsageError(f"{found.path}: shows {found.titles[0]!r} in {was} trials")
         judge = Judge(
-            found.titles[0], verify.trials_needed(was, 0.95), found.spec.seed, arguments.workers
+            found.titles[0],
+            verify.trials_needed(was, CONFIDENCE),
+            found.spec.seed,
+            arguments.workers,
         )
         look = _Looks(made, found, str(family.folder), arguments.variant, judge, progress)
         if arguments.git:
@@ -87,11 +92,8 @@ class _Looks:
 
         self.progress(f"{name}: {self.found.titles[0]}", None)
         step = self.judge.look(name, make)
-        self.say(step)
-        return step
-
-    def say(self, step: Step) -> None:
         self.progress.console.print(step.sentence(), markup=False, highlight=False)
+        return step
 
 
 def _over_kernels(look: _Looks, wanted: str) -> tuple[str, list[Step]]:
@@ -142,8 +144,7 @@ def _over_commits(look: _Looks, span: str) -> tuple[str, list[Step]]:
         if step.shows is not shows:
             why = "shows it already" if step.shows else "does not show it"
             raise UsageError(f"--git {span}: {commit} {why}", hint="--git GOOD..BAD, in this order")
-    ignore: Callable[[Step], None] = lambda step: None  # noqa: E731
-    first, more = bisect.first_that_shows(commits, at, ignore)
+    first, more = bisect.first_that_shows(commits, at)
     steps += more
     if first is None:
         return "the commits where it began cannot be tried", steps

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -100,19 +100,10 @@ def from_form(text: str, name: str) -> BugReport:
         if match is None:
             raise document.error(("kernel",), f"{form.kernel[:40]!r} is no version of Linux")
         version = match[0]
-    module = form.module or _Module(folder="unknown")
-    return _checked(
-        BugReport(
-            title=form.title.strip() or seen.title,
-            version=version,
-            module=form.module.folder if form.module else "",
-            variant=module.variant,
-            revision=module.revision,
-            names=seen.names,
-            text=form.log,
-        ),
-        name,
-    )
+    known = replace(seen, title=form.title.strip() or seen.title, version=version)
+    if (own := form.module) is not None:
+        known = replace(known, module=own.folder, variant=own.variant, revision=own.revision)
+    return _checked(known, name)
 
 
 def _from_log(text: str) -> BugReport:

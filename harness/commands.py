@@ -25,6 +25,7 @@ from harness import (
     seeds,
     store,
 )
+from harness.bundle import Bundle
 from harness.deadline import Deadline
 from harness.errors import ExitStatus, UsageError
 from harness.guest import start_guest
@@ -32,10 +33,10 @@ from harness.lab import Lab
 from harness.machine import Lane
 from harness.qemu import find_qemu
 from harness.report import ProgressLine
-from harness.trial import TrialResult
+from harness.trial import Trial, TrialResult
 
-#: A person may stay in a guest's shell for as long as he likes, within reason.
-_SHELL_LIMIT_S = 7 * 24 * 3600.0
+#: A person may stay in a guest for as long as he likes, within reason.
+PERSON_LIMIT_S = 7 * 24 * 3600.0
 
 
 def setup(arguments: argparse.Namespace) -> ExitStatus:
@@ -152,13 +153,13 @@ def shell(arguments: argparse.Namespace) -> ExitStatus:
             )
     with start_guest(template, keys) as guest:
         if module is not None:
-            deadline = Deadline.after(_SHELL_LIMIT_S)
+            deadline = Deadline.after(PERSON_LIMIT_S)
             guest.run("mkdir -p /payload", deadline=deadline)
             for one in module.everything:
                 guest.put(one.stripped.read_bytes(), one.path, deadline=deadline)
         if arguments.command:
             command = " ".join(arguments.command)
-            done = guest.run(command, deadline=Deadline.after(_SHELL_LIMIT_S), check=False)
+            done = guest.run(command, deadline=Deadline.after(PERSON_LIMIT_S), check=False)
             os.write(1, done.stdout)
             os.write(2, done.stderr)
             return ExitStatus.OK if done.status == 0 else ExitStatus.FINDINGS
@@ -236,6 +237,14 @@ def announce(made: Lab, arguments: argparse.Namespace, console: Console) -> None
         if not recipe.is_compiled:
             how = "taken as it is"
         console.print(f"kernel {recipe.label} is not here yet: {how}, once", highlight=False)
+
+
+def replayed(made: Lab, found: Bundle, progress: ProgressLine) -> Trial:
+    """Return the trial that a bundle holds, and say what it is made of now and was not then."""
+    trial, differences = made.replay_trial(found)
+    for difference in differences:
+        progress.console.print(f"not as it was: {difference}", highlight=False)
+    return trial
 
 
 @contextlib.contextmanager

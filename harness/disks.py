@@ -56,8 +56,8 @@ def device(filesystem: str) -> str:
     return f"/dev/loop{KNOWN.index(filesystem)}"
 
 
-def setup(filesystem: str) -> list[Step]:
-    """Return the steps that make a disk; where the kernel has no loop devices they make none."""
+def setup(filesystem: str) -> Step:
+    """Return the step that makes a disk; where the kernel has no loop devices it makes none."""
     file = _file(filesystem)
     # Of one shell: each program that a guest starts takes its time.
     commands = [f"truncate -s {_BLOCKS * _BLOCK} {file}"]
@@ -70,12 +70,12 @@ def setup(filesystem: str) -> list[Step]:
     else:
         commands.append(f"{_MAKERS[filesystem]} {file}")
     commands.append(f"losetup {device(filesystem)} {file}")
-    return [_shell(" && ".join(commands))]
+    return _shell(" && ".join(commands))
 
 
-def teardown(filesystem: str) -> list[Step]:
-    """Return the steps that take the disk away again."""
-    return [_shell(f"losetup -d {device(filesystem)}; rm -f {_file(filesystem)}")]
+def teardown(filesystem: str) -> Step:
+    """Return the step that takes the disk away again."""
+    return _shell(f"losetup -d {device(filesystem)}; rm -f {_file(filesystem)}")
 
 
 def _file(filesystem: str) -> str:

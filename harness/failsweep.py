@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness import failplan, kconfig, lab, scenario, verdict
+from harness import failplan, kconfig, kernels, lab, scenario, verdict
 from harness.deadline import Deadline
 from harness.errors import UsageError
 from harness.failplan import Failure, Line
@@ -133,7 +133,7 @@ def run(
         HarnessError: a trial left no evidence.
     """
     kernel = made.kernel(subject.kernel, subject.profile)
-    config = kconfig.parse((kernel.build / ".config").read_text())
+    config = kernels.read_config(kernel)
     check_kernel(f"{kernel.name}-{kernel.profile}", config)
     under_way = _Run(made, subject, workers, budget_s, batch, loader, seed, progress)
     return under_way.run(workloads, frozenset(ops))

@@ -15,8 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-#: Where a finding is said, whatever it is;
-#: kasan_report() itself is also called where reports are off.
+#: Where a finding is said, whatever it is; not kasan_report(), which is also called where
+#: reports are off.
 FINDINGS: Final = ("print_report", "oops_enter", "__warn", "panic")
 
 #: Module → section → address.

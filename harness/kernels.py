@@ -108,6 +108,11 @@ class Kernel:
         return self.path / "build"
 
 
+def read_config(kernel: Kernel) -> dict[str, str]:
+    """Return how a kernel is configured: option → value."""
+    return kconfig.parse((kernel.build / ".config").read_text())
+
+
 def require_vmlinux(kernel: Kernel) -> Path:
     """Return the kernel with its debug information.
 
@@ -230,10 +235,10 @@ def configuration(
     """
     found = find_kernel(cache, recipe)
     if found is not None:
-        return kconfig.parse((found.build / ".config").read_text())
+        return read_config(found)
     if not recipe.is_compiled:
         found = build_kernel(cache, recipe, progress)
-        return kconfig.parse((found.build / ".config").read_text())
+        return read_config(found)
     deadline = Deadline.after(BUILD_LIMIT_S)
     compiler_version(recipe.compiler)
     source, tree = sources.get_source(cache, recipe, progress, deadline)

@@ -339,6 +339,9 @@ class Lab:
             plan=plan,
             schedule=compiled.schedule.name if compiled.schedule else "",
         )
+        return self._ready(subject, spec, compiled)
+
+    def _ready(self, subject: Subject, spec: TrialSpec, compiled: program.Program) -> Trial:
         scan = compiled.settle_us > 0
         return Trial(
             spec=spec,
@@ -365,10 +368,6 @@ class Lab:
         )
         return trial, differences
 
-    def seeded_trial(self, found: bundle.Bundle, seed: int) -> Trial:
-        """Return the trial that a bundle holds, with another seed."""
-        return self.reseeded(self.replay_trial(found)[0], seed)
-
     def reseeded(self, trial: Trial, seed: int) -> Trial:
         """Return a trial of the same program with another seed."""
         whole = dataclasses.replace(program.Program.parse(trial.program), seed=seed)
@@ -392,15 +391,7 @@ class Lab:
         spec = dataclasses.replace(
             found.spec, module=subject.family.name, variant=subject.module.variant, seed=seed
         )
-        scan = whole.settle_us > 0
-        return Trial(
-            spec=spec,
-            template=self.prepared(subject, whole.kmemleak, scan),
-            program=whole.serialise(),
-            bound_s=found.bound_s,
-            symbols={one.name: one.ko for one in subject.module.everything},
-            scan=scan,
-        )
+        return self._ready(subject, spec, whole)
 
 
 def _bindings(subject: Subject) -> dict[str, str]:

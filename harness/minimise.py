@@ -99,8 +99,8 @@ class _Search:
         self.deadline = deadline
         self.progress = progress
         self.trials = 0
-        #: Programs that did not show it.
-        self.failed: set[bytes] = set()
+        #: Programs that were tried.
+        self.tried: set[bytes] = set()
 
     @property
     def _over(self) -> bool:
@@ -118,7 +118,7 @@ class _Search:
         return Minimised(best, self.trials, complete=False)
 
     def first(self, trial: Trial, programs: Iterator[Program]) -> Step | None:
-        """Return the first program that shows it, in the order in which they are tried."""
+        """Return the first program that shows it; of those run side by side, the shortest."""
         found: list[Step] = []
         for tried, result in lab.run_trials(
             self._trials(trial, programs), self.workers, stop=self._shows
@@ -132,12 +132,12 @@ class _Search:
         for program in programs:
             for seed in range(program.seed, program.seed + self.seeds):
                 text = dataclasses.replace(program, seed=seed).serialise()
-                if text in self.failed:
+                if text in self.tried:
                     continue
                 if self._over:
                     return
-                # Of those that run side by side one may show it; it is not tried again then.
-                self.failed.add(text)
+                # Noted before it has run: of several that show it the others are not tried again.
+                self.tried.add(text)
                 spec = dataclasses.replace(trial.spec, seed=seed)
                 yield dataclasses.replace(trial, spec=spec, program=text)
 

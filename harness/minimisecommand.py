@@ -11,15 +11,15 @@ from rich.console import Console
 
 from harness import ascode, aspytest, asscenario, bundle, lab, minimise, report, shrink, store
 from harness.bundle import Bundle
-from harness.commands import show_progress
+from harness.commands import replayed, show_progress
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
 from harness.minimise import Step
 from harness.program import Program
 from harness.report import ProgressLine
 
-#: What ``--as`` writes → the file's ending.
-FORMS = {"c": ".c", "pytest": ".py"}
+#: What ``--as`` writes → where, if nobody says.
+FORMS = {"c": Path("reproducer.c"), "pytest": Path("test_regression.py")}
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -56,9 +56,7 @@ def search(
         UsageError: the bundle does not show it any more.
         HarnessError: a trial left no evidence.
     """
-    trial, differences = made.replay_trial(found)
-    for difference in differences:
-        progress.console.print(f"not as it was: {difference}", highlight=False)
+    trial = replayed(made, found, progress)
     keeper = _Keeper(made, found)
     try:
         done = minimise.minimise(
@@ -135,8 +133,7 @@ def _check_form(arguments: argparse.Namespace, program: Program) -> None:
 
 
 def _out(arguments: argparse.Namespace) -> Path:
-    default = {"c": Path("reproducer.c"), "pytest": Path("test_regression.py")}
-    out: Path = arguments.out or default[arguments.form]
+    out: Path = arguments.out or FORMS[arguments.form]
     return out
 
 

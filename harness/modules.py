@@ -415,18 +415,22 @@ def _depends(info: Mapping[str, str]) -> tuple[str, ...]:
 
 def _find_ko(folder: Path, name: str) -> Path | None:
     """Return the file of a module by the kernel's name of it."""
-    return next(
-        (path for path in sorted(folder.glob("*.ko")) if _module_name(path.stem) == name), None
-    )
+    return _named(sorted(folder.glob("*.ko")), name)
 
 
 def own_module(kernel: Kernel, name: str) -> Path | None:
     """Return the file of one of the kernel's own modules, or None."""
     # Those that others use are listed; who is only wanted by an alias is not.
-    for place in (*own_modules(kernel), *sorted(kernel.build.rglob("*.ko"))):
-        if _module_name(place.stem) == _module_name(name):
-            return place
-    return None
+    return _named(own_modules(kernel), name) or _named(_own_files(kernel.build), name)
+
+
+def _named(files: Iterable[Path], name: str) -> Path | None:
+    return next((file for file in files if _module_name(file.stem) == _module_name(name)), None)
+
+
+@functools.lru_cache(maxsize=8)
+def _own_files(build: Path) -> tuple[Path, ...]:
+    return tuple(sorted(build.rglob("*.ko")))
 
 
 def own_modules(kernel: Kernel) -> tuple[Path, ...]:
@@ -535,7 +539,7 @@ def soft_needs(info: Mapping[str, str]) -> tuple[str, ...]:
 def _own_aliases(build: Path) -> Mapping[str, str]:
     """Names and aliases of a kernel's own modules → the module's name."""
     found: dict[str, str] = {}
-    for file in sorted(build.rglob("*.ko")):
+    for file in _own_files(build):
         name = _module_name(file.stem)
         for field, value in (("name", name), *modinfo_fields(file)):
             if field in ("name", "alias"):

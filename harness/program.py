@@ -432,6 +432,11 @@ def module_of_path(path: str) -> str:
 NEEDS: Final = "needs"
 
 
+def bodies(program: Program) -> tuple[tuple[Node, ...], ...]:
+    """What a program runs: its setup, each of its actors, its teardown."""
+    return program.setup, *(actor.body for actor in program.actors), program.teardown
+
+
 def load_first(program: Program, needs: Mapping[str, Sequence[str]]) -> Program:
     """The program with what its modules need and it does not load itself.
 
@@ -440,10 +445,9 @@ def load_first(program: Program, needs: Mapping[str, Sequence[str]]) -> Program:
 
     ``needs`` has for each module's file those that must be loaded before it, in order.
     """
-    phases = (program.setup, *(actor.body for actor in program.actors), program.teardown)
     loaded = {
         cast(str, node.args[0])
-        for body in phases
+        for body in bodies(program)
         for _, node in walk(body)
         if isinstance(node, Op) and node.name == "finit_module"
     }

@@ -92,6 +92,11 @@ def interval(hits: int, trials: int, confidence: float = CONFIDENCE) -> Interval
     return Interval(low, high, confidence)
 
 
+def silence(trials: int, confidence: float = CONFIDENCE) -> float:
+    """Return the rate that trials without any finding exclude: the rule of three, exactly."""
+    return float(1 - (1 - confidence) ** (1 / trials))
+
+
 def _quantile(probability: float, a: int, b: int) -> float:
     """Return where the beta distribution function has a value, by halving."""
     low, high = 0.0, 1.0

@@ -10,14 +10,11 @@ from collections import Counter
 from rich.console import Console
 
 from harness import bundle, kernels, lab, lookinside, report, store
-from harness.commands import show_progress
+from harness.commands import PERSON_LIMIT_S, replayed, show_progress
 from harness.deadline import Deadline
 from harness.errors import ExitStatus
 from harness.lab import Lab
 from harness.trial import Trial
-
-#: A person may stay in a debugger for as long as he likes, within reason.
-_DEBUG_LIMIT_S = 7 * 24 * 3600.0
 
 
 def replay(arguments: argparse.Namespace) -> ExitStatus:
@@ -31,9 +28,7 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     seen: Counter[str] = Counter()
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        trial, differences = made.replay_trial(found)
-        for difference in differences:
-            progress.console.print(f"not as it was: {difference}", highlight=False)
+        trial = replayed(made, found, progress)
         trials = itertools.repeat(trial, arguments.times)
         for _, result in lab.run_trials(trials, arguments.workers, stop=lambda result: False):
             shown = tuple(finding.title for finding in result.findings)
@@ -54,9 +49,7 @@ def _look(found: bundle.Bundle, arguments: argparse.Namespace) -> ExitStatus:
     """Let somebody look into the trial instead of judging it."""
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        trial, differences = made.replay_trial(found)
-        for difference in differences:
-            progress.console.print(f"not as it was: {difference}", highlight=False)
+        trial = replayed(made, found, progress)
     if arguments.gdb:
         _debug(trial, arguments.stop or [])
     else:
@@ -71,7 +64,7 @@ def _debug(trial: Trial, stops: list[str]) -> None:
         out.print(f"  gdb -x {script}", markup=False)
         where = ", ".join(stops or lookinside.default_stops(trial))
         out.print(f"`continue` there runs it to {where}; it ends with the guest, or with ^C here")
-        qemu.wait_exit(Deadline.after(_DEBUG_LIMIT_S))
+        qemu.wait_exit(Deadline.after(PERSON_LIMIT_S))
 
 
 def _dump(trial: Trial, arguments: argparse.Namespace) -> None:

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import enum
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness import lab, rates, sweep
+from harness import lab, rates, sweep, verify
 from harness.deadline import Deadline
 from harness.errors import UsageError
 from harness.lab import Lab, Subject
+from harness.machine import Lane
 from harness.plan import Plan
 from harness.scenario import Scenario
 from harness.schedules import DEFAULT_DEPTH
 from harness.trial import Trial, TrialResult
+from harness.verify import Count
 
 SCHEMA: Final = "kmod-harness/reproduce/1"
 
@@ -78,8 +79,8 @@ class Reproduced:
     title: str
     tried: list[Tried]
     shown: tuple[Trial, TrialResult] | None = None
-    #: Findings and trials with further seeds, by the way that has shown it.
-    rate: tuple[int, int] | None = None
+    #: With further seeds, by the way that has shown it.
+    rate: Count | None = None
 
     @property
     def trials(self) -> int:
@@ -88,34 +89,32 @@ class Reproduced:
     @property
     def bound(self) -> rates.Interval:
         """Where the rate lies."""
-        hits, trials = self.rate or (0, max(1, self.trials))
-        return rates.interval(hits, trials)
+        seen = self.rate or Count(0, max(1, self.trials))
+        return rates.interval(seen.hits, seen.trials)
 
     def sentence(self) -> str:
         """Return it in words that can be quoted."""
         if self.rate:
-            hits, trials = self.rate
             bound = self.bound
             return (
-                f"reproduced after {self.trials} trials; with {trials} further seeds it shows in "
-                f"{hits} ({100 * bound.low:.0f} % to {100 * bound.high:.0f} %, "
+                f"reproduced after {self.trials} trials; with {self.rate.trials} further seeds it "
+                f"shows in {self.rate.hits} ({100 * bound.low:.0f} % to {100 * bound.high:.0f} %, "
                 f"{100 * bound.confidence:.0f} %)"
             )
         if not self.trials:
             return "not reproduced: nothing could be tried"
-        # One side: what 0 of n excludes (the rule of three, exactly).
-        above = 1 - math.exp(math.log(0.05) / self.trials)
+        above = rates.silence(self.trials)
         return f"not reproduced: 0 of {self.trials} trials, p < {100 * above:.2g} % at 95 %"
 
     def document(self, bundle: str | None) -> dict[str, Any]:
         """Return it as a JSON document."""
-        hits, trials = self.rate or (0, self.trials)
+        seen = self.rate or Count(0, self.trials)
         return {
             "schema": SCHEMA,
             "title": self.title,
             "tried": [one.record() for one in self.tried],
-            "rate": {"hits": hits, "trials": trials},
-            "bound": None if not trials else {"low": self.bound.low, "high": self.bound.high},
+            "rate": {"hits": seen.hits, "trials": seen.trials},
+            "bound": None if not seen.trials else {"low": self.bound.low, "high": self.bound.high},
             "sentence": self.sentence(),
             "bundle": bundle,
         }
@@ -123,7 +122,7 @@ class Reproduced:
 
 def reproduce(
     made: Lab,
-    subject: Callable[[bool], Subject],
+    subject: Callable[[Lane], Subject],
     workloads: Sequence[Scenario],
     *,
     title: str,
@@ -135,7 +134,7 @@ def reproduce(
     """Look for a title until it shows or time is over.
 
     Args:
-        subject: the module, compiled; asked with whether for several processors.
+        subject: the module, compiled, in a lane.
         workloads: scenarios to put it through.
         text: the kernel's report, for its frames.
 
@@ -159,7 +158,7 @@ def reproduce(
 @dataclass(slots=True)
 class _Search:
     made: Lab
-    subject: Callable[[bool], Subject]
+    subject: Callable[[Lane], Subject]
     workloads: Sequence[Scenario]
     title: str
     workers: int
@@ -177,7 +176,7 @@ class _Search:
             return None
 
     def _trials(self, way: Way, text: str) -> Iterator[Trial]:
-        subject = self.subject(way is Way.SMP)
+        subject = self.subject(Lane.SMP if way is Way.SMP else Lane.DET)
         if way is Way.PLANS:
             known = self.made.points(subject.module.ko)
             given = sweep.plans_from_report(text, subject.module.name, known, _HITS)
@@ -212,11 +211,11 @@ class _Search:
         return shown
 
     def _shows(self, result: TrialResult) -> bool:
-        return any(finding.title == self.title for finding in result.findings)
+        return verify.shows(result, self.title)
 
-    def rate(self, shown: Trial) -> tuple[int, int]:
+    def rate(self, shown: Trial) -> Count:
         """How often further seeds of the same program show it."""
         trials = (self.made.reseeded(shown, shown.spec.seed + n) for n in range(1, RATE_TRIALS + 1))
         results = lab.run_trials(trials, self.workers, stop=lambda result: False)
         hits = [self._shows(result) for _, result in results]
-        return sum(hits), len(hits)
+        return Count(sum(hits), len(hits))

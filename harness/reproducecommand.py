@@ -56,8 +56,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         named = argparse.Namespace(kernel=kernel, profile=arguments.profile)
         announce(made, named, out)
 
-        def subject(several: bool) -> Subject:
-            lane = Lane.SMP if several else Lane.DET
+        def subject(lane: Lane) -> Subject:
             return made.subject(source, variant, kernel, arguments.profile, lane)
 
         done = reproduce.reproduce(
@@ -73,9 +72,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         path = None
         if done.shown is not None:
             trial, result = done.shown
-            path = catalogue.keep(
-                made, subject(trial.spec.lane is Lane.SMP), trial, result, arguments.bundles
-            )
+            path = catalogue.keep(made, subject(trial.spec.lane), trial, result, arguments.bundles)
         small = None
         if path is not None and not arguments.no_minimise:
             found = bundle.load_bundle(path)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness import schedules
 from harness.ops import OPS, Kind
-from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program, walk
+from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program, bodies, walk
 
 Nodes = tuple[Node, ...]
 
@@ -33,8 +33,7 @@ class Size:
 
 def size(program: Program) -> Size:
     """Return how large a program is; a turn is one round of an actor or a loop."""
-    lists = (program.setup, *(actor.body for actor in program.actors), program.teardown)
-    nodes = [node for body in lists for _, node in walk(body)]
+    nodes = [node for body in bodies(program) for _, node in walk(body)]
     loops = sum(node.count for node in nodes if isinstance(node, Loop))
     return Size(
         actors=len(program.actors),

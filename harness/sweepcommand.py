@@ -11,7 +11,6 @@ from rich.console import Console
 
 from harness import (
     catalogue,
-    kconfig,
     kernels,
     klog,
     lab,
@@ -60,7 +59,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
         if arguments.of:
             subject = subject.aimed_at(arguments.of)
         kernel = made.kernel(arguments.kernel, arguments.profile)
-        config = kconfig.parse((kernel.build / ".config").read_text())
+        config = kernels.read_config(kernel)
         sweeping.check_kernel(f"{kernel.name}-{kernel.profile}", config)
         wanted_title = None
         if text is not None:

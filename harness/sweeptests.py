@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from harness import failsweep, failtext, kconfig, sweep, workloads
+from harness import failsweep, failtext, kernels, sweep, workloads
 from harness.bench import Bench, Case, Found, Skipped
 from harness.errors import UsageError
 from harness.machine import Lane
@@ -33,7 +33,7 @@ def _det_config(bench: Bench, what: str) -> Mapping[str, str]:
     if not bench.det:
         raise Skipped(f"{what} in the det lane only")
     kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
-    return kconfig.parse((kernel.build / ".config").read_text())
+    return kernels.read_config(kernel)
 
 
 def _kernel_name(bench: Bench) -> str:

@@ -8,7 +8,6 @@ says how many trials without it mean something. Then the changed module runs the
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -84,7 +83,7 @@ class Verified:
                 f"not enough evidence: {self.after} trials show it, {self.wanted} without it are "
                 f"needed; {before}"
             )
-        below = 1 - (1 - self.confidence) ** (1 / self.after.trials)
+        below = rates.silence(self.after.trials, self.confidence)
         gone = (
             f"{self.after} trials show it, so that its rate is below {100 * below:.2g} % ({sure}); "
             f"{before}, and with that rate this would come by chance with at most "
@@ -210,7 +209,7 @@ def trials_needed(before: Count, confidence: float) -> int:
     low = _lowest(before, confidence)
     if not 0 < low < 1:
         return LEAST_TRIALS
-    return max(LEAST_TRIALS, math.ceil(math.log1p(-confidence) / math.log1p(-low)))
+    return max(LEAST_TRIALS, rates.Claim(low, confidence).trials)
 
 
 def _judge(before: Count, after: Count, wanted: int, others: bool) -> Verdict:

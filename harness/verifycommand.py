@@ -8,7 +8,7 @@ import argparse
 from rich.console import Console
 
 from harness import bundle, catalogue, modules, report, store, verify
-from harness.commands import show_progress
+from harness.commands import replayed, show_progress
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab, Subject
 from harness.verify import Verdict
@@ -23,9 +23,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     modules.find_variant(family, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        _, differences = made.replay_trial(found)
-        for difference in differences:
-            progress.console.print(f"not as it was: {difference}", highlight=False)
+        was = replayed(made, found, progress)
         spec = found.spec
         subject = made.subject(
             str(family.folder), arguments.variant, spec.kernel, spec.profile, spec.lane
@@ -33,7 +31,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         _check_module(found, subject)
         done = verify.verify(
             found.titles[0],
-            lambda seed: made.seeded_trial(found, seed),
+            lambda seed: made.reseeded(was, seed),
             lambda seed: made.changed_trial(found, subject, seed),
             seed=spec.seed,
             most=arguments.trials,

@@ -108,8 +108,8 @@ def _on_disk(text: dict[str, Any], several: Iterable[Surface]) -> dict[str, Any]
     names = [one.name for one in several if one.kind is Kind.DISK_FILESYSTEM]
     if not names:
         return text
-    make = [step for name in names for step in disks.setup(name)]
-    take = [step for name in names for step in disks.teardown(name)]
+    make = [disks.setup(name) for name in names]
+    take = [disks.teardown(name) for name in names]
     last = text.get("teardown", [unload(retries=_LAST_RELEASE)])
     return {**text, "setup": [*make, *text.get("setup", [])], "teardown": [*last, *take]}
 

@@ -93,3 +93,13 @@ def test_claim_holds_after_so_many_trials(text: str, trials: int) -> None:
 def test_claim_that_is_none(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         rates.parse_claim(text)
+
+
+@given(st.integers(1, 10**6))
+def test_silence_is_the_upper_bound_of_no_finding(trials: int) -> None:
+    claim = rates.silence(trials)
+    assert (1 - claim) ** trials == pytest.approx(1 - rates.CONFIDENCE)
+
+
+def test_silence_is_the_rule_of_three() -> None:
+    assert rates.silence(300) == pytest.approx(3 / 300, rel=0.01)

@@ -20,6 +20,7 @@ from harness.modules import Family
 from harness.reproduce import Reproduced, Tried, Way
 from harness.trial import TrialResult
 from harness.verdict import Finding, Kind
+from harness.verify import Count
 
 #: What a trial is made of here: way, scenario, seed.
 Made = tuple[str, str, int]
@@ -99,7 +100,7 @@ def search(
         module = SimpleNamespace(ko=None, name="m")
 
     done = reproduce.reproduce(
-        cast(Any, FakeLab(frames)), lambda several: cast(Any, Subject("smp" if several else "det")),
+        cast(Any, FakeLab(frames)), lambda lane: cast(Any, Subject(lane.value)),
         cast(Any, ["one", "two"]), title="oops", text="...", budget_s=100.0, workers=1,
     )  # fmt: skip
     return done, asked
@@ -117,7 +118,7 @@ def test_scenarios_take_turns_and_the_rate_is_of_the_one_that_shows(
     assert asked[4:] == [("det None", "two", seed) for seed in range(5, 25)]
     assert [(one.way, one.trials, one.hits) for one in done.tried] == [(Way.SCENARIOS, 4, 1)]
     assert done.tried[0].others == {"leak": 3}
-    assert done.rate == (5, 20)
+    assert done.rate == Count(5, 20)
     assert done.sentence().startswith(
         "reproduced after 4 trials; with 20 further seeds it shows in 5"
     )
@@ -169,13 +170,13 @@ def command(
         asked.append(names)
         return "subject"
 
-    def run(made: Any, subject: Callable[[bool], object], plans: Any, **rest: Any) -> Reproduced:
+    def run(made: Any, subject: Callable[[Lane], object], plans: Any, **rest: Any) -> Reproduced:
         asked.append([plan.name for plan in plans])
-        subject(True)
+        subject(Lane.SMP)
         trial = SimpleNamespace(spec=SimpleNamespace(lane=Lane.DET))
         tried = Tried(Way.SCENARIOS, 3, int(shown))
         return Reproduced(rest["title"], [tried], cast(Any, (trial, None)) if shown else None,
-                          (1, 20) if shown else None)  # fmt: skip
+                          Count(1, 20) if shown else None)  # fmt: skip
 
     monkeypatch.setattr(reproducecommand.store.Store, "open", lambda: None)
     made = SimpleNamespace(subject=subject)

@@ -126,7 +126,7 @@ def test_every_disk_has_a_device_of_its_own() -> None:
 @pytest.mark.skipif(shutil.which("mkfs.minix") is None, reason="nothing to compare with")
 def test_empty_minix_is_what_its_own_tool_makes(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    (step,) = disks.setup("minix")
+    step = disks.setup("minix")
     command = step["exec"]["args"][1].replace("/tmp/disk-minix", str(ours))
     subprocess.run(["sh", "-c", command.rpartition(" && ")[0]], check=True)
     theirs.write_bytes(bytes(ours.stat().st_size))
