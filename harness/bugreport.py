@@ -17,6 +17,7 @@ import pydantic
 
 from harness import klog, scenario_yaml
 from harness.errors import UsageError
+from harness.patched import Patch
 from harness.scenario_yaml import Model
 
 #: The version in an oops (``dump_stack_print_info()``) and the kernel's first line.
@@ -47,12 +48,24 @@ class BugReport:
     names: tuple[str, ...]
     #: The kernel's report.
     text: str
+    #: A place in the kernel's source instead of ``module``.
+    in_tree: str = ""
+    #: Changes to what is there.
+    patch: Patch | None = None
+
+
+_Text = Annotated[str, pydantic.Field(min_length=1)]
 
 
 class _Module(Model):
-    folder: Annotated[str, pydantic.Field(min_length=1)]
+    folder: _Text | None = None
     variant: str = "good"
     revision: str = ""
+    #: A place in the kernel's source, instead of a folder.
+    in_tree: _Text | None = None
+    #: Of ``in_tree``: files, seen from the report's folder.
+    patch: _Text | None = None
+    revert: _Text | None = None
 
 
 class _Form(Model):
@@ -101,9 +114,32 @@ def from_form(text: str, name: str) -> BugReport:
             raise document.error(("kernel",), f"{form.kernel[:40]!r} is no version of Linux")
         version = match[0]
     known = replace(seen, title=form.title.strip() or seen.title, version=version)
-    if (own := form.module) is not None:
-        known = replace(known, module=own.folder, variant=own.variant, revision=own.revision)
+    if form.module is not None:
+        known = _with_module(known, form.module, document, name)
     return _checked(known, name)
+
+
+def _with_module(
+    known: BugReport, module: _Module, document: scenario_yaml.Document, name: str
+) -> BugReport:
+    changes = [field for field in ("patch", "revert") if getattr(module, field)]
+    if bool(module.folder) is bool(module.in_tree):
+        raise document.error(("module",), "one of `folder` and `in_tree` is needed")
+    if changes and (module.folder or len(changes) > 1):
+        raise document.error(
+            ("module", changes[-1]), "one of `patch` and `revert` goes with `in_tree`"
+        )
+    patch = None
+    if file := module.patch or module.revert:
+        patch = Patch(Path(name).parent / file, reverse=module.revert is not None)
+    return replace(
+        known,
+        module=module.folder or "",
+        variant=module.variant,
+        revision=module.revision,
+        in_tree=module.in_tree or "",
+        patch=patch,
+    )
 
 
 def _from_log(text: str) -> BugReport:

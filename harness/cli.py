@@ -194,7 +194,9 @@ def _parser() -> _Parser:
     call.add_argument("--module", metavar="FOLDER", help="its source, if the report says nothing")
     call.add_argument("--variant", help="which of its variants (default: as the report says)")
     call.add_argument("--kernel", help="default: the nearest to the report's")
-    call.add_argument("--profile", default=DEFAULT_PROFILE, help=f"default: {DEFAULT_PROFILE}")
+    call.add_argument(
+        "--profile", help=f"default: {DEFAULT_PROFILE}, or what a module of the kernel's needs"
+    )
     call.add_argument("--seconds", type=_positive_float, default=1800.0, metavar="N",
                       help="for each search, building not counted (default: 1800)")  # fmt: skip
     call.add_argument("--no-minimise", action="store_true",

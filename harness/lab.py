@@ -34,7 +34,7 @@ from harness import (
     verdict,
 )
 from harness import plan as plans
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.exectrace import Visit
 from harness.guest import ssh_template
 from harness.image import Image, build_image, with_extra
@@ -441,16 +441,21 @@ def family_scenarios(family: Family, variant: str) -> tuple[Scenario, ...]:
 
 
 def run_trials(
-    trials: Iterator[Trial], workers: int, *, stop: Callable[[TrialResult], bool]
+    trials: Iterator[Trial],
+    workers: int,
+    *,
+    stop: Callable[[TrialResult], bool],
+    pass_over: type[HarnessError] | tuple[()] = (),
 ) -> Iterator[tuple[Trial, TrialResult]]:
     """Run trials side by side and yield each result as it comes.
 
     Args:
         trials: taken one at a time, as workers become free.
         stop: asked with each result; once it says yes no further trial starts.
+        pass_over: a trial that raises this has no result, and is not heard of.
 
     Raises:
-        HarnessError: the first that a trial raised, after the running ones ended.
+        HarnessError: the first other one that a trial raised, after the running ones ended.
     """
     # A guest is killed when the thread that started it ends: the pool's threads
     # last until every trial has been collected.
@@ -468,7 +473,10 @@ def run_trials(
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda future: running[future].spec.seed):
                 trial = running.pop(future)
-                result = future.result()
+                try:
+                    result = future.result()
+                except pass_over:
+                    continue
                 stopped = stopped or stop(result)
                 yield trial, result
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from harness import lab, shrink
 from harness.deadline import Deadline
-from harness.errors import UsageError
+from harness.errors import NotLoadedError, UsageError
 from harness.program import Program
 from harness.trial import Trial, TrialResult
 
@@ -120,8 +120,12 @@ class _Search:
     def first(self, trial: Trial, programs: Iterator[Program]) -> Step | None:
         """Return the first program that shows it; of those run side by side, the shortest."""
         found: list[Step] = []
+        # What loads the module may have been left out, like anything else.
         for tried, result in lab.run_trials(
-            self._trials(trial, programs), self.workers, stop=self._shows
+            self._trials(trial, programs),
+            self.workers,
+            stop=self._shows,
+            pass_over=NotLoadedError,
         ):
             self.trials += 1
             if self._shows(result):

@@ -141,6 +141,11 @@ class Family(pydantic.BaseModel):
         return {role: _module_name(name) for role, name in named.items()}
 
     @property
+    def has_scenarios(self) -> bool:
+        """Whether somebody wrote down what is done with it."""
+        return self.scenarios not in ((), _ANY)
+
+    @property
     def home(self) -> Path:
         """The folder of its sources; :attr:`folder` may name one object of it."""
         return self.folder.parent if self.folder.suffix == ".o" else self.folder

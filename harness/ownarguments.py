@@ -10,6 +10,7 @@ from harness import ownsource
 from harness.kernelfiles import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.lab import Lab
 from harness.ownsource import Own
+from harness.patched import Patch
 
 
 def add_arguments(call: argparse.ArgumentParser) -> None:
@@ -20,6 +21,13 @@ def add_arguments(call: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     call.add_argument(
         "--in-tree", metavar="PLACE", help="modules of the kernel's own source, such as fs/fat"
+    )
+    changes = call.add_mutually_exclusive_group()
+    changes.add_argument(
+        "--patch", metavar="FILE", type=Path, help="of --in-tree: with these changes"
+    )
+    changes.add_argument(
+        "--revert", metavar="FILE", type=Path, help="of --in-tree: without these changes"
     )
     call.add_argument(
         "--dkms", metavar="PACKAGE", help="a Debian package for DKMS, by name or as a .deb file"
@@ -60,4 +68,10 @@ def from_arguments(made: Lab, arguments: argparse.Namespace) -> Own:
         kernel=arguments.kernel,
         profile=arguments.profile,
         main=arguments.main,
+        patch=_patch(arguments),
     )
+
+
+def _patch(arguments: argparse.Namespace) -> Patch | None:
+    path = arguments.patch or arguments.revert
+    return Patch(path, reverse=arguments.revert is not None) if path else None

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,6 +29,7 @@ from harness import (
     kernelfiles,
     kernels,
     modules,
+    patched,
     readymade,
     scenario_yaml,
     sources,
@@ -42,6 +43,7 @@ from harness.kconfigtree import Tree
 from harness.kernelfiles import DEFAULT_KERNEL, DEFAULT_PROFILE, DebianSource
 from harness.lab import Lab
 from harness.modules import MAIN, Family
+from harness.patched import Patch
 
 #: Tried before a kernel is built for the purpose: it has what modules often need.
 ROOMY_PROFILE = "check"
@@ -81,6 +83,7 @@ def resolve(
     kernel: str = DEFAULT_KERNEL,
     profile: str | None = None,
     main: str | None = None,
+    patch: Patch | None = None,
 ) -> Own:
     """Return what a person named, ready for trials; of several modules the main one.
 
@@ -94,13 +97,14 @@ def resolve(
         profile: one that is not named is chosen: the default one, or else the first
             that has what is needed, or else one made for it.
         main: the module to stand for several.
+        patch: changes to what is in the kernel's source.
 
     Raises:
         UsageError: there is no such thing, or it cannot be had in this kernel.
     """
     everything = resolve_all(
         made, name, in_tree=in_tree, dkms=dkms, kernel_tree=kernel_tree, add_config=add_config,
-        kernel=kernel, profile=profile,
+        kernel=kernel, profile=profile, patch=patch,
     )  # fmt: skip
     if main is None:
         return everything[0]
@@ -124,6 +128,7 @@ def resolve_all(
     add_config: Iterable[str] = (),
     kernel: str = DEFAULT_KERNEL,
     profile: str | None = None,
+    patch: Patch | None = None,
 ) -> tuple[Own, ...]:
     """Return the main module first, then each of the others that belong to it in load order.
 
@@ -140,7 +145,12 @@ def resolve_all(
     if kernel_tree is not None:
         kernel, profile = _use_tree(made.cache, kernel_tree, profile)
     if in_tree is not None:
-        return _in_tree(made, in_tree, options, kernel, profile)
+        return _in_tree(made, in_tree, options, kernel, profile, patch)
+    if patch is not None:
+        raise UsageError(
+            f"{patch.path}: only modules of the kernel's own source are patched",
+            hint="change the sources themselves, or name a place: --in-tree fs/fat",
+        )
     # What is wrong with a module is said before a kernel is made for it.
     if dkms is not None:
         main, notes = _package_family(made, dkms, kernel)
@@ -151,7 +161,13 @@ def resolve_all(
         profile or DEFAULT_PROFILE if not options else _with_options(made, kernel, profile, options)
     )
     kernels.load_recipe(kernel, profile)
-    found = [Own(main, kernel, profile, notes)]
+    return _with_others(Own(main, kernel, profile, notes))
+
+
+def _with_others(own: Own) -> tuple[Own, ...]:
+    """Return what was found first, and what else its Kbuild files make."""
+    found = [own]
+    main = own.family
     if main.as_made and main.folder == main.home:
         everything = [
             one for below in main.build or ("",) for one in kbuildfiles.read(main.home, below)
@@ -160,8 +176,7 @@ def resolve_all(
         names = [one.module for one in order if one.module in main.roles.values()]
         for other in dict.fromkeys(names):
             if other != main.roles[MAIN]:
-                family = modules.load_family(main.home, other)
-                found.append(Own(family, kernel, profile, notes))
+                found.append(replace(own, family=modules.load_family(main.home, other)))
     return tuple(found)
 
 
@@ -246,7 +261,12 @@ def _has(config: Mapping[str, str], options: Mapping[str, str]) -> bool:
 
 
 def _in_tree(
-    made: Lab, place: str, options: Mapping[str, str], kernel: str, profile: str | None
+    made: Lab,
+    place: str,
+    options: Mapping[str, str],
+    kernel: str,
+    profile: str | None,
+    patch: Patch | None,
 ) -> tuple[Own, ...]:
     first = profile or DEFAULT_PROFILE
     recipe = kernels.load_recipe(kernel, first)
@@ -283,6 +303,10 @@ def _in_tree(
             " module", evidence="\n".join(why for _, why in gone),
         )  # fmt: skip
     built = made.kernel(kernel, fitting)
+    if patch is not None:
+        folder = patched.copy(made.cache, source, place, taken, patch)
+        main = modules.load_family(folder)
+        return _with_others(Own(main, kernel, fitting, tuple(notes)))
     families = {}
     for one in _main_first(source, place, taken):
         file = built.build / one.folder / f"{one.name}.ko"

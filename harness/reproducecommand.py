@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -19,6 +21,7 @@ from harness import (
     minimise,
     minimisecommand,
     modules,
+    ownsource,
     report,
     reproduce,
     revision,
@@ -30,11 +33,15 @@ from harness.bench import Bench, Options, Skipped
 from harness.bugreport import BugReport
 from harness.commands import announce, show_progress
 from harness.errors import ExitStatus, UsageError
+from harness.kernelfiles import DEFAULT_PROFILE
 from harness.lab import Lab, Subject
 from harness.machine import Lane
 from harness.modules import Family
 from harness.reproduce import Reproduced
 from harness.scenario import Scenario
+
+#: Of the module, where nobody races.
+_LIVES: Final = 3
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -44,25 +51,35 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     kernel = arguments.kernel or bugreport.nearest_kernel(
         known.version, kernelfiles.known_kernels()
     )
-    kernelfiles.load_recipe(kernel, arguments.profile)
-    place = arguments.module or known.module or _guess(known)
-    with revision.unpacked(place, known.revision) as source, show_progress() as progress:
+    kernelfiles.load_recipe(kernel, arguments.profile or DEFAULT_PROFILE)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(show_progress())
+        made = Lab(store.Store.open(), progress)
+        profile = arguments.profile or DEFAULT_PROFILE
+        if known.in_tree and not arguments.module:
+            own = ownsource.resolve(
+                made, in_tree=known.in_tree, patch=known.patch, kernel=kernel,
+                profile=arguments.profile,
+            )  # fmt: skip
+            source, profile = own.target, own.profile
+        else:
+            place = arguments.module or known.module or _guess(known)
+            source = stack.enter_context(revision.unpacked(place, known.revision))
         family = modules.find_family(source)
         modules.find_variant(family, variant)
-        made = Lab(store.Store.open(), progress)
         out = progress.console
         out.print(f"looking for: {known.title}", markup=False, highlight=False)
         out.print(_which_kernel(known, kernel), markup=False, highlight=False)
-        named = argparse.Namespace(kernel=kernel, profile=arguments.profile)
+        named = argparse.Namespace(kernel=kernel, profile=profile)
         announce(made, named, out)
 
         def subject(lane: Lane) -> Subject:
-            return made.subject(source, variant, kernel, arguments.profile, lane)
+            return made.subject(source, variant, kernel, profile, lane)
 
         done = reproduce.reproduce(
             made,
             subject,
-            _workloads(made, family, variant, kernel, arguments, progress),
+            _workloads(made, family, variant, kernel, profile, arguments, progress),
             title=known.title,
             text=known.text,
             budget_s=arguments.seconds,
@@ -118,25 +135,27 @@ def _workloads(
     family: Family,
     variant: str,
     kernel: str,
+    profile: str,
     arguments: argparse.Namespace,
     progress: report.Progress,
 ) -> Sequence[Scenario]:
     """Return a family's own scenarios, or what is known of whoever uses what it exposes."""
-    if family.catalogue:
+    if family.has_scenarios:
         return [scenario.load_scenario(scenario.find_scenario(one)) for one in family.scenarios]
     options = Options(
-        kernel, arguments.profile, (Lane.DET,), 1, arguments.workers, arguments.bundles, variant
+        kernel, profile, (Lane.DET,), 1, arguments.workers, arguments.bundles, variant
     )
     settings = checkfile.load(family.home, battery.NAMES)
     bench = Bench(made, family, settings, options, progress)
     around = bench.around
-    plans = [workloads.survey(around), workloads.cycles(around, 3)]
+    plans = [workloads.survey(around), workloads.cycles(around, _LIVES)]
     try:
         exposed = bench.surfaces
     except Skipped:
         # It fails so early that loading it is all that can be done.
         return plans
     groups = workloads.groups(exposed)
+    plans.append(workloads.use(around, groups, 1, turns=_LIVES))
     plans += [workloads.held(around, one) for one in exposed if workloads.must_pin(one)]
     for seed in (1, 2):
         plans += [workloads.users(around, f"users-{one.name}-{seed}", [one], seed, 6)

@@ -12,6 +12,7 @@ import pytest
 from harness import bugreport, modules, reproducecommand, revision
 from harness.bugreport import BugReport
 from harness.errors import ScenarioError, UsageError
+from harness.patched import Patch
 
 LOG = """\
 Hi, this happened when I unloaded it:
@@ -28,7 +29,8 @@ Hi, this happened when I unloaded it:
 [  812.136543]  nf_hook_slow+0x5b/0xcb
 [  812.136827]  </TASK>
 """
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "reports").glob("*"))
+REPORTS = Path(__file__).parents[1] / "examples" / "reports"
+EXAMPLES = sorted(path for path in REPORTS.iterdir() if path.suffix != ".patch")
 
 
 def test_mail_says_title_kernel_and_module(tmp_path: Path) -> None:
@@ -51,6 +53,18 @@ def test_mail_says_title_kernel_and_module(tmp_path: Path) -> None:
 )
 def test_kernel_of_a_log(line: str, version: str) -> None:
     assert bugreport._from_log(line).version == version
+
+
+def test_module_of_the_kernels_own_source_may_have_a_patch(tmp_path: Path) -> None:
+    form = tmp_path / "report.yaml"
+    text = "title: hang\nkernel: 6.12.1\nmodule: {in_tree: fs/minix, %s: fix.patch}\n"
+    for word, reverse in (("patch", False), ("revert", True)):
+        form.write_text(text % word)
+        found = bugreport.read(form)
+        assert (found.in_tree, found.module) == ("fs/minix", "")
+        assert found.patch == Patch(tmp_path / "fix.patch", reverse)
+    form.write_text("title: hang\nkernel: 6.12.1\nmodule: {in_tree: fs/minix}\n")
+    assert bugreport.read(form).patch is None
 
 
 def test_modules_of_a_log() -> None:
@@ -79,6 +93,22 @@ def test_form_comes_before_the_log() -> None:
         ("title: oops\nkernel: latest\n", ScenarioError, ":2: kernel: 'latest' is no version"),
         ("titel: oops\n", ScenarioError, "unknown field"),
         ("title: oops\nmodule: {folder: ''}\n", ScenarioError, "module.folder"),
+        ("title: oops\nmodule: {variant: x}\n", ScenarioError, ":2: module: one of `folder` and"),
+        (
+            "title: oops\nmodule: {folder: x, in_tree: fs/fat}\n",
+            ScenarioError,
+            ":2: module: one of `folder` and `in_tree` is needed",
+        ),
+        (
+            "title: oops\nmodule: {folder: x, patch: y}\n",
+            ScenarioError,
+            ":2: module.patch: one of `patch` and `revert` goes with `in_tree`",
+        ),
+        (
+            "title: oops\nmodule: {in_tree: x, patch: y, revert: z}\n",
+            ScenarioError,
+            ":2: module.revert: one of",
+        ),
         ("a: &a [*a]\n", ScenarioError, "report.yaml:1"),
     ],
 )
@@ -113,14 +143,19 @@ def test_no_kernel_with_a_version() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_are_complete(path: Path) -> None:
     found = bugreport.read(path)
-    family = modules.find_family(module_of(found))
-    assert found.variant in family.variants
     assert found.version == "6.1"
+    if found.in_tree:
+        assert found.patch is not None
+        assert found.patch.path.is_file()
+    else:
+        family = modules.find_family(module_of(found))
+        assert found.variant in family.variants
 
 
-def test_every_family_has_an_example() -> None:
-    families = {family.name for family in modules.all_families()}
-    assert {module_of(bugreport.read(path)) for path in EXAMPLES} == families
+def test_every_family_has_an_example_and_so_has_the_kernels_own_source() -> None:
+    known = {family.name for family in modules.all_families()}
+    found = [bugreport.read(path) for path in EXAMPLES]
+    assert {one.in_tree or module_of(one) for one in found} == known | {"fs/minix"}
 
 
 def module_of(found: BugReport) -> str:

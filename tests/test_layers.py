@@ -19,7 +19,7 @@ ROWS = (
     ("matrixdiff", "junit", "memowners"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "memlists"),
     ("klogrules", "store", "elf", "scenario", "kernelfiles"),
-    ("klogextent", "surfaces", "failstack", "shrink", "ascode", "asscenario"),
+    ("klogextent", "surfaces", "failstack", "shrink", "ascode", "asscenario", "patched"),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace",
      "journal", "workloads", "failplan", "aspytest"),
     ("sources", "verdict", "points", "checkfile"),

@@ -13,10 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from harness import reproduce, reproducecommand
+from harness import modules, reproduce, reproducecommand
 from harness.errors import ExitStatus, UsageError
 from harness.machine import Lane
-from harness.modules import Family
 from harness.reproduce import Reproduced, Tried, Way
 from harness.trial import TrialResult
 from harness.verdict import Finding, Kind
@@ -240,9 +239,17 @@ def test_module_without_scenarios_is_used_by_what_it_exposes(
             pass
 
     monkeypatch.setattr(reproducecommand, "Bench", FakeBench)
-    family = Family(name="m", folder=tmp_path, catalogue=False)
-    arguments = argparse.Namespace(profile="kasan", workers=1, bundles=tmp_path)
+    (tmp_path / "Kbuild").write_text("obj-m := m.o\n")
+    family = modules.find_family(str(tmp_path))
+    arguments = argparse.Namespace(workers=1, bundles=tmp_path)
     plans = reproducecommand._workloads(
-        cast(Any, None), family, "good", "6.1", arguments, lambda *said: None
+        cast(Any, None), family, "good", "6.1", "kasan", arguments, lambda *said: None
     )
-    assert [plan.name for plan in plans] == ["load", "cycles", "held-m", "users-m-1", "users-m-2"]
+    assert [plan.name for plan in plans] == [
+        "load",
+        "cycles",
+        "use",
+        "held-m",
+        "users-m-1",
+        "users-m-2",
+    ]

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from harness import minimise, shrink
-from harness.errors import UsageError
+from harness.errors import NotLoadedError, UsageError
 from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program, walk
 from harness.schedules import Demotion, Schedule, Starvation
 from harness.trial import Trial, TrialResult
@@ -116,7 +116,9 @@ def search(
 ) -> tuple[minimise.Minimised, list[Program]]:
     kept: list[Program] = []
 
-    def run_trials(trials: Iterator[Any], workers: int, *, stop: Any) -> Iterator[Any]:
+    def run_trials(
+        trials: Iterator[Any], workers: int, *, stop: Any, pass_over: Any
+    ) -> Iterator[Any]:
         for trial in trials:
             program = Program.parse(trial.program)
             assert trial.spec.seed == program.seed
@@ -157,6 +159,22 @@ def test_search_keeps_each_smaller_program_and_ends_with_the_smallest(
     assert Program.parse(done.best.trial.program) == kept[-1]
     assert shrink.size(kept[-1]).ops == 2
     assert len(kept) > 3
+
+
+def test_program_that_loads_nothing_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_trial(trial: Any) -> TrialResult:
+        if LOAD not in Program.parse(trial.program).setup:
+            raise NotLoadedError("the module was never loaded")
+        return cast(TrialResult, SimpleNamespace(findings=(Finding(Kind.SPLAT, "oops"),)))
+
+    monkeypatch.setattr(minimise.lab, "run_trial", run_trial)
+    trial = cast(Trial, Tried(spec=Spec(seed=PROGRAM.seed), program=PROGRAM.serialise()))
+    done = minimise.minimise(
+        trial, "oops", titles=frozenset(["oops"]), workers=1, keep=lambda step: None
+    )
+    assert done.complete
+    assert done.best is not None
+    assert Program.parse(done.best.trial.program).setup == (LOAD,)
 
 
 def test_another_title_is_another_bug(monkeypatch: pytest.MonkeyPatch) -> None:
