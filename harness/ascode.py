@@ -13,9 +13,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param, Value
-from harness.program import Actor, Choose, Loop, Node, Op, Program, bodies, module_of_path, walk
+from harness.program import (
+    Actor,
+    Choose,
+    Loop,
+    Node,
+    Op,
+    Program,
+    check_alone,
+    module_of_path,
+    walk,
+)
 
 _PART: Final = re.compile(r"^/\* @(?P<names>[a-z_ ]+) \*/\n", re.MULTILINE)
 
@@ -60,7 +69,7 @@ def write(program: Program, about: str, modules: Sequence[str] = ()) -> str:
         UsageError: it does what no program can: a task stopped at an instruction, a schedule, an
             allocation that fails.
     """
-    _check(program)
+    check_alone(program)
     writer = _Writer(program)
     body = writer.text()
     parts = "".join(_parts(writer.used))
@@ -75,22 +84,6 @@ def write(program: Program, about: str, modules: Sequence[str] = ()) -> str:
         + " * several runs, or another seed (SEED below).\n */\n"
     )
     return head + parts.strip() + "\n\n" + body
-
-
-def _check(program: Program) -> None:
-    why = ""
-    if program.park is not None:
-        why = f"its task is stopped at an instruction ({program.park.plan})"
-    elif program.schedule is not None:
-        why = f"its tasks have a schedule ({program.schedule.name})"
-    elif any(isinstance(node, Op) and node.fail for body in bodies(program)
-             for _, node in walk(body)):  # fmt: skip
-        why = "an allocation is made to fail in it"
-    if why:
-        raise UsageError(
-            f"program {program.name}: {why}, which no program can do by itself",
-            hint="its bundle replays it",
-        )
 
 
 def _parts(used: set[str]) -> Iterator[str]:

@@ -9,17 +9,34 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import ascode, aspytest, asscenario, bundle, lab, minimise, report, shrink, store
+from harness import (
+    ascode,
+    aspytest,
+    asscenario,
+    asshell,
+    bundle,
+    lab,
+    minimise,
+    report,
+    shrink,
+    store,
+)
 from harness.bundle import Bundle
 from harness.commands import replayed, show_progress
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
 from harness.minimise import Step
-from harness.program import Program
+from harness.program import Program, check_alone
 from harness.report import ProgressLine
 
 #: What ``--as`` writes → where, if nobody says.
-FORMS = {"c": Path("reproducer.c"), "pytest": Path("test_regression.py")}
+FORMS = {
+    "c": Path("reproducer.c"),
+    "sh": Path("reproducer.sh"),
+    "pytest": Path("test_regression.py"),
+}
+#: Those for a machine without the harness.
+_ALONE = {"c": ascode.write, "sh": asshell.write}
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -126,8 +143,8 @@ def _check_form(arguments: argparse.Namespace, program: Program) -> None:
     if out.exists() and not arguments.force:
         raise UsageError(f"{out}: is there already", hint="--force writes it anew")
     # A schedule may turn out not to be needed; a plan is what the bundle is about.
-    if program.park is not None and arguments.form == "c":
-        ascode.write(program, "")
+    if program.park is not None and arguments.form in _ALONE:
+        check_alone(program)
     elif program.park is not None:
         asscenario.document(program, "", "", {})
 
@@ -141,9 +158,9 @@ def _write_form(arguments: argparse.Namespace, found: Bundle) -> None:
     program = Program.parse(found.program)
     spec = found.spec
     names = sorted(found.symbols)
-    if arguments.form == "c":
+    if write := _ALONE.get(arguments.form):
         about = f"{found.titles[0]}\n\nKernel {spec.kernel} ({spec.profile}), {spec.module}."
-        text = ascode.write(program, about, [f"{name}.ko" for name in names])
+        text = write(program, about, [f"{name}.ko" for name in names])
     else:
         text = aspytest.write(
             program,

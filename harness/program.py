@@ -423,6 +423,28 @@ def _check_op_in(op: Op, actor: Actor | None, names: list[str]) -> None:
         raise ValueError(f"{op.place}: {op.name} is not for threads")
 
 
+def check_alone(program: Program) -> None:
+    """Refuse a program that nothing can run but the executor.
+
+    Raises:
+        UsageError: a task is stopped at an instruction, there is a schedule, or an allocation
+            is made to fail.
+    """
+    why = ""
+    if program.park is not None:
+        why = f"its task is stopped at an instruction ({program.park.plan})"
+    elif program.schedule is not None:
+        why = f"its tasks have a schedule ({program.schedule.name})"
+    elif any(isinstance(node, Op) and node.fail for body in bodies(program)
+             for _, node in walk(body)):  # fmt: skip
+        why = "an allocation is made to fail in it"
+    if why:
+        raise UsageError(
+            f"program {program.name}: {why}, which no program can do by itself",
+            hint="its bundle replays it",
+        )
+
+
 def module_of_path(path: str) -> str:
     """The name a module has in the kernel, from its file's: ``a-b.ko`` is ``a_b``."""
     return path.rpartition("/")[2].partition(".")[0].replace("-", "_")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from harness import elf, kconfig, lab, points, verdict
-from harness.errors import GuestError, UsageError
+from harness.errors import NotLoadedError, UsageError
 from harness.lab import Lab, Subject
 from harness.plan import Action, Plan
 from harness.points import Point
@@ -222,13 +222,21 @@ def run_sweep(
         plans = _given_plans(sweep.points, given, workloads)
     else:
         reached: list[Reach] = []
+        without: list[NotLoadedError] = []
         for workload in workloads:
             name = f"{subject.family.name} {subject.module.variant} {workload.name}"
             progress(f"profiling {name}", None)
-            found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
+            try:
+                found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
+            except NotLoadedError as error:
+                # Of several modules some scenarios do without one.
+                without.append(error)
+                continue
             reached += found
             for finding in result.findings:
                 _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, by_itself=True))
+        if without and len(without) == len(workloads):
+            raise without[0]
         sweep.reached = tuple(reached)
         two_stage = "unload" in subject.family.surfaces and subject.target is subject.module
         unload = Action.TWO_STAGE if two_stage else Action.DELETE
@@ -350,7 +358,8 @@ def profile(
     """Return what a scenario reaches, from one trial that QEMU logs, and that trial.
 
     Raises:
-        GuestError: the trial left no evidence, or did not load the module.
+        GuestError: the trial left no evidence.
+        NotLoadedError: it did not load the module.
     """
     known = made.points(subject.target.ko)
     # Any point does: nobody gets there so often.
@@ -359,7 +368,8 @@ def profile(
     visits, result = made.visits(ready)
     lives = module_lives(verdict.parse_report(result.evidence.report), subject.target.ko)
     if not lives:
-        raise GuestError(f"scenario {workload.name}: it did not load the module")
+        name = subject.target.name
+        raise NotLoadedError(f"scenario {workload.name}: it did not load the module {name}")
     program = Program.parse(ready.program)
     reached = find_reaches(visits, lives, subject.target.ko, known, program)
     return reached, ready, result

@@ -7,10 +7,11 @@ import ast
 import dataclasses
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness import ascode, aspytest, asscenario, modules, ops, scenario
+from harness import ascode, aspytest, asscenario, asshell, modules, ops, scenario
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param, Value
 from harness.program import Actor, Branch, Choose, Loop, Node, Op, Park, Program
@@ -99,6 +100,98 @@ def test_c_does_what_its_actors_do(tmp_path: Path) -> None:
     assert not gone.exists()
 
 
+def for_shell(op: Op) -> Op:
+    """The same with flags that a shell has words for."""
+    some = ("rdonly",) if op.name == "open" else ()
+    args = [
+        some if param.kind is Kind.FLAGS else value
+        for param, value in zip(OPS[op.name].params, op.args, strict=True)
+    ]
+    return dataclasses.replace(op, args=tuple(args))
+
+
+#: What takes a system call that no program makes for a shell.
+NOT_IN_SHELL = ("lseek", "ftruncate", "ioctl", "mmap", "munmap", "touch", "poll", "pin", "barrier",
+                "socket", "send", "recv")  # fmt: skip
+
+
+def run_shell(text: str, folder: Path, shell: str = "bash") -> subprocess.CompletedProcess[str]:
+    (folder / "r.sh").write_text(text)
+    return subprocess.run([shell, folder / "r.sh", folder], capture_output=True, text=True,
+                          check=False, timeout=60)  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_every_operation_of_a_shell_has_a_form(tmp_path: Path, shell: str) -> None:
+    body = [for_shell(node) for node in everything().actors[0].body
+            if isinstance(node, Op) and node.name not in NOT_IN_SHELL]  # fmt: skip
+    choice = Choose((Branch(1, (body[0],)), Branch(3, ()), Branch(2, (Loop(2, (body[1],)),))))
+    whole = with_body(*body, Loop(3, (choice,)), setup=(body[0],))
+    text = asshell.write(whole, "what\n\nwhere", ["it.ko"])
+    (tmp_path / "r.sh").write_text(text)
+    done = subprocess.run([shell, "-n", tmp_path / "r.sh"], capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("name", NOT_IN_SHELL)
+def test_what_no_shell_can_do_is_refused(name: str) -> None:
+    op = next(node for node in everything().actors[0].body
+              if isinstance(node, Op) and node.name == name)  # fmt: skip
+    with pytest.raises(UsageError, match=rf"is {name}, and no shell can do that"):
+        asshell.write(with_body(op), "x")
+
+
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        (Op("a", "open", (9, "/x", ("rdonly",), 0o644)), "is open of slot 9: a shell has 7"),
+        (Op("a", "open", (0, "/x", ("path",), 0o644)), "is open with path, and"),
+        (Op("a", "umount", ("/x", ("expire",))), "is umount with expire"),
+        (Op("a", "finit_module", ("/x.ko", "", ("ignore_vermagic",))), "with ignore_vermagic"),
+    ],
+)
+def test_what_a_shell_can_do_in_part_is_refused_where_it_cannot(op: Op, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        asshell.write(with_body(op), "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"), [({"fifo": 5}, "is a real-time priority"), ({"kind": "thread"}, "a thread")]
+)
+def test_actors_of_a_shell_are_processes(fields: dict[str, Any], why: str) -> None:
+    actor = dataclasses.replace(with_body().actors[0], **fields)
+    with pytest.raises(UsageError, match=why):
+        asshell.write(Program("p", 1, 1_000_000, (actor,)), "x")
+
+
+def test_script_does_what_its_actors_do(tmp_path: Path) -> None:
+    """Of this program no operation needs a module: it runs here."""
+    made, gone, told = tmp_path / "made", tmp_path / "gone", tmp_path / "it's told"
+    first = (
+        Loop(2, (Op("a", "rmdir", (str(tmp_path / "never"),), ("any",), ("ENOENT",)),
+                 Op("a", "mkdir", (str(tmp_path / "after"), 0o755)))),
+        Op("a", "mkdir", (str(gone), 0o755)),
+        Op("a", "write_file", (str(told), "50% of \\ 'this'\n")),
+        Op("a", "open", (0, str(tmp_path / "file"), ("rdwr", "creat"), 0o644)),
+        Op("a", "pwrite", (0, 8192, 4096, 1)),
+        Op("a", "close", (0,)),
+        Op("a", "open", (1, str(tmp_path / "nothing/here"), ("rdonly",), 0o644)),
+        Op("a", "mkdir", (str(made), 0o700)),
+    )  # fmt: skip
+    second = (Op("b", "rmdir", (str(gone),), ("ok",), (), 500),)
+    third = (Op("c", "sleep", (1000, 1000), ("any",)),)
+    actors = (Actor("first", "a", first), Actor("second", "b", second),
+              Actor("third", "c", third, repeat=0, until=("first", "second")))  # fmt: skip
+    done = run_shell(asshell.write(Program("p", 1, 1_000_000, actors), "x"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "after").exists()
+    assert not gone.exists()
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert told.read_text() == "50% of \\ 'this'\n"
+    assert (tmp_path / "file").stat().st_size == 12288
+
+
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
@@ -108,8 +201,9 @@ def test_c_does_what_its_actors_do(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_program_can_do_is_refused(fields: dict[str, object], why: str) -> None:
-    with pytest.raises(UsageError, match=why):
-        ascode.write(with_body(**fields), "x")
+    for write in (ascode.write, asshell.write):
+        with pytest.raises(UsageError, match=why):
+            write(with_body(**fields), "x")
 
 
 def plain(program: Program) -> Program:

@@ -5,12 +5,14 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness import elf, points, sweep, symbolise
 from harness import reach as reaching
-from harness.errors import UsageError
+from harness.errors import NotLoadedError, UsageError
 from harness.exectrace import Visit
 from harness.machine import Lane
 from harness.plan import Action, Plan
@@ -348,3 +350,33 @@ def test_finding_keeps_the_shortest_plan_that_shows_it(known: tuple[Point, ...])
             sweep._keep_shortest(kept, one)
         best = kept.found["BUG"]
         assert (best.plan, best.plans, best.by_itself) == (plans[-1], 3, True)
+
+
+def profiled(monkeypatch: pytest.MonkeyPatch, without: set[str], *names: str) -> sweep.Sweep:
+    """Sweep scenarios of which some do not load the module, and the others do not reach it."""
+
+    def profile(made: Any, subject: Any, workload: Any, **rest: Any) -> Any:
+        if workload.name in without:
+            raise NotLoadedError(f"scenario {workload.name}: it did not load the module")
+        return [], None, SimpleNamespace(findings=())
+
+    monkeypatch.setattr(sweep, "profile", profile)
+    module = SimpleNamespace(ko=None, variant="good")
+    family = SimpleNamespace(name="m", surfaces={})
+    subject = SimpleNamespace(family=family, module=module, target=module)
+    made = SimpleNamespace(points=lambda ko: ())
+    workloads = [SimpleNamespace(name=name) for name in names]
+    return sweep.run_sweep(
+        cast(Any, made), cast(Any, subject), cast(Any, workloads), seed=1, cycles=1, workers=1
+    )
+
+
+def test_scenario_that_does_without_a_module_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert profiled(monkeypatch, {"one"}, "one", "two").reached == ()
+
+
+def test_module_that_no_scenario_loads_cannot_be_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotLoadedError, match="scenario one: it did not load"):
+        profiled(monkeypatch, {"one", "two"}, "one", "two")

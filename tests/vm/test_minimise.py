@@ -27,15 +27,20 @@ GUEST_LIMIT_S = 300.0
 @pytest.fixture(scope="module")
 def stress_bundle(harness_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a scenario of five actors shows of a module that nobody counts as in use."""
+    root = tmp_path_factory.mktemp("runs")
+    return bundle_of(harness_lab, "no-owner", "files-vs-rmmod", root)
+
+
+def bundle_of(made: Lab, variant: str, name: str, root: Path) -> Path:
+    """Return the bundle of what the first seed shows that shows anything of a poolfs."""
     folder = modules.find_family("poolfs").folder
-    subject = harness_lab.subject(str(folder), "no-owner", "6.1", "kasan", Lane.DET)
-    plan = scenario.load_scenario(scenario.find_scenario("files-vs-rmmod"))
-    trials = (harness_lab.trial(subject, plan, seed) for seed in SEEDS)
+    subject = made.subject(str(folder), variant, "6.1", "kasan", Lane.DET)
+    plan = scenario.load_scenario(scenario.find_scenario(name))
+    trials = (made.trial(subject, plan, seed) for seed in SEEDS)
     for trial, result in lab.run_trials(trials, 1, stop=lambda result: bool(result.findings)):
         if result.findings:
-            root = tmp_path_factory.mktemp("runs")
             return bundle.write_bundle(root, trial, result, subject.archive, "")
-    pytest.fail(f"poolfs no-owner: no finding with {len(SEEDS)} seeds")
+    pytest.fail(f"poolfs {variant}: no finding with {len(SEEDS)} seeds")
 
 
 def test_program_gets_small_and_its_c_file_shows_the_same(
@@ -61,22 +66,35 @@ def test_program_gets_small_and_its_c_file_shows_the_same(
 
     binary = tmp_path / "reproducer"
     subprocess.run(["cc", "-static", "-o", binary, source], check=True)
-    assert found.titles[0] in titles_of_program(harness_lab, binary, least)
+    command = "/tmp/reproducer /tmp"
+    assert found.titles[0] in titles_of_program(harness_lab, binary, command, least)
 
 
-def titles_of_program(made: Lab, binary: Path, found: bundle.Bundle) -> set[str]:
+def test_script_shows_the_same(
+    harness_lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle_of(harness_lab, "pool-busy", "load-unload", tmp_path / "runs")
+    script = tmp_path / "reproducer"
+    argv = ["minimise", str(path), "--as-it-is", "--as", "sh", "--out", str(script)]
+    assert cli.main(argv) == ExitStatus.FINDINGS
+    found = bundle.load_bundle(path)
+    seen = titles_of_program(harness_lab, script, "sh /tmp/reproducer /tmp", found)
+    assert found.titles[0] in seen
+
+
+def titles_of_program(made: Lab, program: Path, command: str, found: bundle.Bundle) -> set[str]:
     """Run a program in guests without the executor's help, and return what their kernels say."""
     template, keys = made.ssh("6.1", "kasan", Lane.SMP)
     seen: set[str] = set()
     for _ in range(4):
         with start_guest(template, keys) as guest:
             deadline = Deadline.after(GUEST_LIMIT_S)
-            guest.put(binary.read_bytes(), "/tmp/reproducer", mode=0o755, deadline=deadline)
+            guest.put(program.read_bytes(), "/tmp/reproducer", mode=0o755, deadline=deadline)
             for name, ko in found.symbols.items():
                 guest.put(ko.read_bytes(), f"/tmp/{name}.ko", deadline=deadline)
             # A panic takes the connection with it.
             with contextlib.suppress(GuestError):
-                guest.run("/tmp/reproducer /tmp", check=False, deadline=deadline)
+                guest.run(command, check=False, deadline=deadline)
             seen |= {splat.title for splat in guest.splats()}
         if set(found.titles) & seen:
             break
