@@ -25,8 +25,10 @@ folder=${1:?folder with the modules}
 run=$(mktemp -d) || exit 1
 
 # Up to a random number of microseconds more than so many.
-pause() { sleep "$(printf '%d.%06d' $((($1 + RANDOM * $2 / 32768) / 1000000)) \
-	$((($1 + RANDOM * $2 / 32768) % 1000000)))"; }
+pause() {
+	us=$(($1 + RANDOM * $2 / 32768))
+	sleep "$(printf '%d.%06d' $((us / 1000000)) $((us % 1000000)))"
+}
 
 # As often as it says, until it succeeds.
 again() {

@@ -238,6 +238,8 @@ def _load_record(path: Path) -> dict[str, Any]:
         record = json.loads(file.read_text())
     except ValueError as error:
         raise UsageError(f"{file}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{file}: nested too deeply") from error
     if not isinstance(record, dict):
         raise UsageError(f"{file}: not an object")
     return record

@@ -113,7 +113,7 @@ def parse_report(report: bytes) -> tuple[Event, ...]:
         try:
             event = json.loads(line)
             event["ev"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             text = line[:200].decode(errors="backslashreplace")
             raise GuestError(f"the executor's report has a line that is none: {text}") from error
         events.append(event)

@@ -60,7 +60,11 @@ def test_folder_that_is_none(tmp_path: Path) -> None:
         bundle.load_bundle(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "why"), [("{", "not JSON"), ("[]", "not an object")])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "not JSON"), ("[]", "not an object"), ("[" * 500_000, "nested too deeply")],
+    ids=["no-json", "list", "deep"],
+)
 def test_record_that_is_none(folder: Path, text: str, why: str) -> None:
     (folder / "bundle.json").write_text(text)
     with pytest.raises(UsageError, match=why):

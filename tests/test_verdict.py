@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import json
+import re
 
 import pytest
 
@@ -170,9 +171,11 @@ def test_missing_evidence_is_an_error_and_never_a_pass(events: tuple, why: str) 
         titles(*events)
 
 
-def test_line_that_is_no_event() -> None:
-    with pytest.raises(GuestError, match="has a line that is none: nonsense"):
-        verdict.parse_report(b"nonsense\n")
+@pytest.mark.parametrize("line", [b"nonsense", b"[" * 200_000], ids=["no-json", "deep"])
+def test_line_that_is_no_event(line: bytes) -> None:
+    shown = re.escape(line[:20].decode())
+    with pytest.raises(GuestError, match=f"has a line that is none: {shown}"):
+        verdict.parse_report(line + b"\n")
 
 
 LEAK = """unreferenced object 0xff110000040d09b0 (size 1112):
