@@ -23,13 +23,18 @@ _SLOTS: Final = 7
 _HEAD: Final = r"""
 folder=${1:?folder with the modules}
 run=$(mktemp -d) || exit 1
+"""
 
+#: Function → its text; only those that are called are written.
+_FUNCTIONS: Final = {
+    "pause": r"""
 # Up to a random number of microseconds more than so many.
 pause() {
 	us=$(($1 + RANDOM * $2 / 32768))
 	sleep "$(printf '%d.%06d' $((us / 1000000)) $((us % 1000000)))"
 }
-
+""",
+    "again": r"""
 # As often as it says, until it succeeds.
 again() {
 	left=$1
@@ -39,16 +44,16 @@ again() {
 		sleep 0.01
 	done
 }
-
+""",
+    "done_with": r"""
 # Whether all of them have come to their ends.
 done_with() {
 	for one; do
 		[ -e "$run/done.$one" ] || return 1
 	done
 }
-"""
-
-_UNMOUNT_ALL: Final = r"""
+""",
+    "unmount_all": r"""
 # All that is mounted there, the last one first.
 unmount_all() {
 	while at=$(grep -E "^[^ ]+ $1(/[^ ]*)? " /proc/mounts | tail -n 1 | cut -d ' ' -f 2) &&
@@ -56,7 +61,8 @@ unmount_all() {
 		umount "$2" "$at" || return 1
 	done
 }
-"""
+""",
+}
 
 
 def write(program: Program, about: str, modules: Sequence[str] = ()) -> str:
@@ -73,12 +79,12 @@ def write(program: Program, about: str, modules: Sequence[str] = ()) -> str:
     body = _Writer(program).text()
     files = " ".join(modules) or "no module"
     head = "\n".join(f"# {line}".rstrip() for line in about.splitlines())
-    helpers = _HEAD + (_UNMOUNT_ALL if "unmount_all " in body else "")
+    functions = "".join(text for name, text in _FUNCTIONS.items() if f"{name} " in body)
     return (
         f"#!/bin/sh\n{head}\n#\n"
         f"#\tsh reproducer.sh FOLDER\t(as root, with busybox or bash; FOLDER has {files})\n"
         "#\n# Look at what the kernel says, in dmesg or on the console; a race may need several\n"
-        f"# runs.\n{helpers}\n{body}"
+        f"# runs.\n{_HEAD}{functions}\n{body}"
     )
 
 

@@ -165,6 +165,13 @@ def test_actors_of_a_shell_are_processes(fields: dict[str, Any], why: str) -> No
         asshell.write(Program("p", 1, 1_000_000, (actor,)), "x")
 
 
+def test_script_has_no_more_than_it_needs() -> None:
+    text = asshell.write(with_body(Op("a", "mkdir", ("/x", 0o755), ("any",))), "x")
+    assert "done_with() {" in text
+    assert "again() {" not in text
+    assert "unmount_all() {" not in text
+
+
 def test_script_does_what_its_actors_do(tmp_path: Path) -> None:
     """Of this program no operation needs a module: it runs here."""
     made, gone, told = tmp_path / "made", tmp_path / "gone", tmp_path / "it's told"
