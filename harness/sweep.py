@@ -158,6 +158,11 @@ class Sweep:
         return lines
 
     @property
+    def has_planned(self) -> bool:
+        """Whether a plan has shown what no scenario shows by itself."""
+        return any(found.plans and not found.by_itself for found in self.found.values())
+
+    @property
     def plans_a_minute(self) -> float:
         return 60.0 * len(self.outcomes) / self.took_s if self.took_s else 0.0
 
@@ -202,7 +207,7 @@ def run_sweep(
     workers: int,
     wanted: Callable[[Reach], bool] = lambda reach: True,
     given: Sequence[Plan] = (),
-    until_finding: bool = False,
+    enough: Callable[[Sweep], bool] = lambda sweep: False,
     progress: Callable[[str, float | None], None] = lambda what, done: None,
 ) -> Sweep:
     """Profile the scenarios, then run a trial for every plan.
@@ -211,7 +216,7 @@ def run_sweep(
         cycles: how often a scenario goes round, where it can be told.
         actions, hits: see plans_for.
         given: run these plans, in each scenario that has their role, and no others.
-        until_finding: start no further trial once there is one.
+        enough: asked after each trial; once it says yes no further one is started.
         wanted: which of the reached points to stop at.
 
     Raises:
@@ -235,6 +240,8 @@ def run_sweep(
             reached += found
             for finding in result.findings:
                 _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, by_itself=True))
+            if enough(sweep):
+                break
         if without and len(without) == len(workloads):
             raise without[0]
         sweep.reached = tuple(reached)
@@ -255,6 +262,8 @@ def run_sweep(
     def trials() -> Iterator[Trial]:
         refusal: UsageError | None = None
         for plan, reach in plans:
+            if enough(sweep):
+                return
             try:
                 trial = made.parked_trial(subject, by_name[reach.scenario], seed, plan, cycles)
             except UsageError as error:
@@ -266,9 +275,8 @@ def run_sweep(
         if refusal is not None and not sweep.outcomes and not pending:
             raise refusal
 
-    for trial, result in lab.run_trials(
-        trials(), workers, stop=lambda result: until_finding and bool(result.findings)
-    ):
+    # The plans end once there is enough, see above.
+    for trial, result in lab.run_trials(trials(), workers, stop=lambda result: False):
         plan, reach = pending.pop(id(trial))
         outcome = judge(plan, reach, result, subject.target.ko)
         sweep.outcomes.append(outcome)

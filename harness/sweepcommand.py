@@ -79,7 +79,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
                 fnmatch.fnmatchcase(reach.point.function, pattern) for pattern in patterns
             ),
             given=given,
-            until_finding=arguments.until_finding,
+            enough=lambda done: arguments.until_finding and done.has_planned,
             progress=progress,
         )
         kept = {

@@ -4,6 +4,7 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -352,31 +353,59 @@ def test_finding_keeps_the_shortest_plan_that_shows_it(known: tuple[Point, ...])
         assert (best.plan, best.plans, best.by_itself) == (plans[-1], 3, True)
 
 
-def profiled(monkeypatch: pytest.MonkeyPatch, without: set[str], *names: str) -> sweep.Sweep:
-    """Sweep scenarios of which some do not load the module, and the others do not reach it."""
+def profiled(
+    monkeypatch: pytest.MonkeyPatch,
+    without: set[str],
+    *names: str,
+    shown: str = "",
+    enough: Callable[[sweep.Sweep], bool] = lambda done: False,
+) -> tuple[sweep.Sweep, list[str]]:
+    """Sweep scenarios of which some do not load the module, and the others do not reach it.
+
+    Returns also those that loaded it.
+
+    Args:
+        shown: the scenario that shows something by itself.
+    """
 
     def profile(made: Any, subject: Any, workload: Any, **rest: Any) -> Any:
         if workload.name in without:
             raise NotLoadedError(f"scenario {workload.name}: it did not load the module")
-        return [], None, SimpleNamespace(findings=())
+        asked.append(workload.name)
+        findings = (Finding(Kind.SPLAT, "oops"),) if workload.name == shown else ()
+        return [], None, SimpleNamespace(findings=findings)
 
+    asked: list[str] = []
     monkeypatch.setattr(sweep, "profile", profile)
     module = SimpleNamespace(ko=None, variant="good")
     family = SimpleNamespace(name="m", surfaces={})
     subject = SimpleNamespace(family=family, module=module, target=module)
     made = SimpleNamespace(points=lambda ko: ())
     workloads = [SimpleNamespace(name=name) for name in names]
-    return sweep.run_sweep(
-        cast(Any, made), cast(Any, subject), cast(Any, workloads), seed=1, cycles=1, workers=1
-    )
+    done = sweep.run_sweep(
+        cast(Any, made), cast(Any, subject), cast(Any, workloads), seed=1, cycles=1, workers=1,
+        enough=enough,
+    )  # fmt: skip
+    return done, asked
 
 
 def test_scenario_that_does_without_a_module_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert profiled(monkeypatch, {"one"}, "one", "two").reached == ()
+    done, asked = profiled(monkeypatch, {"one"}, "one", "two")
+    assert (done.reached, asked) == ((), ["two"])
 
 
 def test_module_that_no_scenario_loads_cannot_be_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotLoadedError, match="scenario one: it did not load"):
         profiled(monkeypatch, {"one", "two"}, "one", "two")
+
+
+def test_sweep_ends_with_a_profile_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, asked = profiled(
+        monkeypatch, set(), "one", "two", shown="one", enough=lambda done: bool(done.found)
+    )
+    assert (asked, list(done.found)) == (["one"], ["oops"])
+    assert done.found["oops"].by_itself
+    # What a scenario shows by itself is no plan's.
+    assert not done.has_planned

@@ -123,7 +123,7 @@ def _swept(
     made: Lab, subject: lab.Subject, plans: list[scenario.Scenario], seed: int,
     spent: Callable[[], bool],
 ) -> tuple[int, str | None]:  # fmt: skip
-    """A sweep that ends with its first finding; its profiles may have one already."""
+    """A sweep that ends with its first finding, be it one that a profile shows already."""
     trials = 0
 
     def count(what: str, done: float | None) -> None:
@@ -134,11 +134,18 @@ def _swept(
 
     try:
         done = sweep.run_sweep(
-            made, subject, plans, seed=seed, cycles=1, workers=1, until_finding=True, progress=count
+            made,
+            subject,
+            plans,
+            seed=seed,
+            cycles=1,
+            workers=1,
+            enough=lambda done: bool(done.found),
+            progress=count,
         )
     except _Spent:
         return trials, None
-    return len(plans) + len(done.outcomes), next(iter(done.found), None)
+    return trials, next(iter(done.found), None)
 
 
 def poisson_interval(hits: int) -> tuple[float, float]:
