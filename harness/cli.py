@@ -129,7 +129,7 @@ def _parser() -> _Parser:
     call.add_argument("--from-report", type=Path, metavar="FILE",
                       help="run plans for the module's frames in a kernel's report")  # fmt: skip
     call.add_argument("--until-finding", action="store_true",
-                      help="stop once a plan shows what no scenario shows by itself")  # fmt: skip
+                      help="stop at the first plan that shows anything")  # fmt: skip
     call.add_argument("--html", type=Path, metavar="OUT", help="write the listing as a page")
     call.add_argument("--function", action="append", metavar="PATTERN",
                       help="only points of such functions; may be repeated")  # fmt: skip

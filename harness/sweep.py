@@ -159,8 +159,8 @@ class Sweep:
 
     @property
     def has_planned(self) -> bool:
-        """Whether a plan has shown what no scenario shows by itself."""
-        return any(found.plans and not found.by_itself for found in self.found.values())
+        """Whether a plan has shown anything, be it what a scenario shows by itself."""
+        return any(found.plans for found in self.found.values())
 
     @property
     def plans_a_minute(self) -> float:

@@ -407,5 +407,5 @@ def test_sweep_ends_with_a_profile_that_is_enough(monkeypatch: pytest.MonkeyPatc
     )
     assert (asked, list(done.found)) == (["one"], ["oops"])
     assert done.found["oops"].by_itself
-    # What a scenario shows by itself is no plan's.
+    # No plan has shown it yet.
     assert not done.has_planned
