@@ -13,6 +13,7 @@ from harness.errors import BuildError
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.ownsource import Own
+from harness.patched import Patch
 from harness.surfaces import Kind, Surface
 from harness.trial import TrialResult, run_trial
 from harness.verdict import Verdict
@@ -146,3 +147,35 @@ def test_filesystem_that_wants_a_disk_is_mounted(harness_lab: Lab, place: str, n
     events = [json.loads(line) for line in result.evidence.report.splitlines()]
     mounts = [event for event in events if event["ev"] == "errnos" and event["op"] == "mount"]
     assert [event["counts"] for event in mounts] == [{"ok": 1}]
+
+
+HARMLESS = """\
+--- a/fs/minix/inode.c
++++ b/fs/minix/inode.c
+@@ -101,4 +101,5 @@ static void destroy_inodecache(void)
+ \t */
+ \trcu_barrier();
++\tcond_resched();
+ \tkmem_cache_destroy(minix_inode_cachep);
+ }
+"""
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_fix_that_is_taken_back_is_missed(harness_lab: Lab, tmp_path: Path, reverse: bool) -> None:
+    """Minix without the barrier of examples/reports, and with a change that says nothing."""
+    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
+    if kernels.find_kernel(harness_lab.cache, recipe) is None:
+        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+    examples = Path(__file__).parents[2] / "examples" / "reports"
+    change = tmp_path / "change.patch"
+    change.write_text(HARMLESS)
+    patch = Patch(examples / "minix-barrier.patch", True) if reverse else Patch(change)
+    own = ownsource.resolve(harness_lab, in_tree="fs/minix", patch=patch)
+    group = workloads.groups([Surface(Kind.DISK_FILESYSTEM, "minix")])
+    plan = workloads.use(workloads.NOTHING, group, 1, turns=3)
+    subject = harness_lab.subject(own.target, "good", own.kernel, own.profile, Lane.DET)
+    result = run_trial(harness_lab.trial(subject, plan, seed=1))
+    title = "BUG: Objects remaining in minix_inode_cache on __kmem_cache_shutdown()"
+    assert (title in {finding.title for finding in result.findings}) is reverse
+    assert bool(result.findings) is reverse
