@@ -281,7 +281,7 @@ def run_sweep(
         outcome = judge(plan, reach, result, subject.target.ko)
         sweep.outcomes.append(outcome)
         for finding in outcome.findings:
-            _keep_shortest(sweep, Found(finding, plan, reach, trial, result, 1))
+            _keep_shortest(sweep, _found(finding, outcome, trial, result))
         done = len(sweep.outcomes) / len(plans)
         progress(
             f"sweeping {subject.family.name} {subject.module.variant} "
@@ -291,6 +291,13 @@ def run_sweep(
     sweep.took_s = time.monotonic() - started
     sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
     return sweep
+
+
+def _found(finding: Finding, outcome: Outcome, trial: Trial, result: TrialResult) -> Found:
+    if outcome.verdict is Verdict.UNREACHED:
+        # Nobody was stopped: it is the scenario's.
+        return Found(finding, None, None, trial, result, 0, by_itself=True)
+    return Found(finding, outcome.plan, outcome.reach, trial, result, 1)
 
 
 def _suspicion(before: Mapping[Point, Point], reach: Reach) -> int:
@@ -433,7 +440,8 @@ def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
     """Return a plan's outcome from its trial's result."""
     by_name = {event["ev"]: event for event in verdict.parse_report(result.evidence.report)}
     kind, detail = _judge(by_name, reach.point, ko)
-    if result.findings:
+    # What a scenario shows where nobody was stopped is none of the plan's.
+    if result.findings and "parked" in by_name:
         # That a task was inside is what the sweep alone can say.
         inside = [one for one in result.findings if one.kind is verdict.Kind.INSIDE]
         kind, detail = Verdict.FINDING, (inside or result.findings)[0].title

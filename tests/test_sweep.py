@@ -223,6 +223,23 @@ def test_plan_whose_point_was_not_reached(ko: Path, known: tuple[Point, ...]) ->
     assert judged(ko, point).verdict is Verdict.UNREACHED
 
 
+def test_finding_is_a_plans_only_where_somebody_was_stopped(
+    ko: Path, known: tuple[Point, ...]
+) -> None:
+    point = of(known, "first")[2]
+    oops = Finding(Kind.SPLAT, "oops")
+    missed = judged(ko, point, findings=(oops,))
+    assert missed.verdict is Verdict.UNREACHED
+    nothing = cast(Any, None)
+    by_itself = sweep._found(oops, missed, nothing, nothing)
+    assert (by_itself.plan, by_itself.plans, by_itself.by_itself) == (None, 0, True)
+    # The guest died while somebody was held: nobody said any more how that ended.
+    stopped = judged(ko, point, parked(ko, point, ""), findings=(oops,))
+    assert (stopped.verdict, stopped.detail) == (Verdict.FINDING, "oops")
+    planned = sweep._found(oops, stopped, nothing, nothing)
+    assert (planned.plan, planned.plans, planned.by_itself) == (stopped.plan, 1, False)
+
+
 def test_task_that_stopped_elsewhere_is_late_and_says_where(
     ko: Path, known: tuple[Point, ...]
 ) -> None:
