@@ -235,16 +235,21 @@ def main() -> int:
                 arguments.profile,
             )  # fmt: skip
             done.setdefault((variant, arm), []).append(run)
+            if arguments.json:
+                # After each: it takes hours, and whoever ends it has what there was.
+                document = document_of(done, arguments.budget)
+                arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     rows = [(variant, arm, summary(runs)) for (variant, arm), runs in done.items()]
     Console(width=None if sys.stdout.isatty() else 200).print(table_of(rows))
-    if arguments.json:
-        document = {
-            "budget_cpu_s": arguments.budget,
-            "arms": [{"variant": variant, "arm": arm, **told} for variant, arm, told in rows],
-            "runs": [asdict(run) for runs in done.values() for run in runs],
-        }
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
+
+
+def document_of(done: dict[tuple[str, str], list[Run]], budget_s: float) -> dict[str, object]:
+    """What ``--json`` writes."""
+    arms = [{"variant": variant, "arm": arm, **summary(runs)}
+            for (variant, arm), runs in done.items()]  # fmt: skip
+    runs = [asdict(run) for several in done.values() for run in several]
+    return {"budget_cpu_s": budget_s, "arms": arms, "runs": runs}
 
 
 if __name__ == "__main__":
