@@ -15,6 +15,10 @@ from pathlib import Path
 
 #: Where kbuild looks, in this order.
 NAMES = ("Kbuild", "Makefile")
+#: What make leaves, and what nothing is compiled from: not copied.
+PRODUCTS = re.compile(
+    r"\.(?:o|ko|a|cmd|mod|mod\.c|order|symvers|d|log|pyc|orig|rej)$|^Module\.|^\.tmp"
+)
 #: Folders below a folder, at most; a kernel tree would have thousands.
 _FOLDERS_LIMIT = 2000
 

@@ -50,10 +50,6 @@ _BUILD_LIMIT_S = 1800.0
 _ANY = ("cycle",)
 
 _SOURCES = ("*.c", "*.h", "*.S", "*.mk", "Kbuild", "Makefile", "Kconfig")
-#: What make leaves, and what nothing is compiled from: not copied.
-_PRODUCTS = re.compile(
-    r"\.(?:o|ko|a|cmd|mod|mod\.c|order|symvers|d|log|pyc|orig|rej)$|^Module\.|^\.tmp"
-)
 #: What says how to test it, and not what it is.
 _ABOUT = ("harness.yaml",)
 #: A folder of sources that was not written for this project is copied as it is, up to here.
@@ -633,7 +629,7 @@ def _everything(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(here, name)
-            if _PRODUCTS.search(name) or name in _ABOUT or not path.is_file():
+            if kbuildfiles.PRODUCTS.search(name) or name in _ABOUT or not path.is_file():
                 continue
             found.append(path)
             size += path.stat().st_size

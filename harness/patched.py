@@ -25,8 +25,6 @@ _VERSION: Final = "1"
 _LIMIT_S: Final = 300.0
 #: What a Makefile makes here; composite objects (``foo-y``) are another matter.
 _GOAL: Final = re.compile(r"^(\s*)obj-(?:\$[({]CONFIG_(\w+)[)}]|[ym])(?=\s*[+:?]?=)", re.MULTILINE)
-#: Where built files lie, in a tree that was built in place.
-_BUILT: Final = re.compile(r"\.(?:o|ko|mod|mod\.c)$|^\.|^modules\.order$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,11 @@ def copy(
     except OSError as error:
         raise UsageError(f"{patch.path}: cannot be read: {error.strerror}") from error
     every = (source / folder).rglob("*") if whole else (source / folder).iterdir()
-    files = [path for path in sorted(every) if path.is_file() and not _BUILT.search(path.name)]
+    files = [
+        path
+        for path in sorted(every)
+        if path.is_file() and not kbuildfiles.PRODUCTS.search(path.name)
+    ]
     key = store.digest(
         {
             "version": _VERSION,

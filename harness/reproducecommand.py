@@ -51,11 +51,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     kernel = arguments.kernel or bugreport.nearest_kernel(
         known.version, kernelfiles.known_kernels()
     )
-    kernelfiles.load_recipe(kernel, arguments.profile or DEFAULT_PROFILE)
+    profile = arguments.profile or DEFAULT_PROFILE
+    kernelfiles.load_recipe(kernel, profile)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(show_progress())
         made = Lab(store.Store.open(), progress)
-        profile = arguments.profile or DEFAULT_PROFILE
         if known.in_tree and not arguments.module:
             own = ownsource.resolve(
                 made, in_tree=known.in_tree, patch=known.patch, kernel=kernel,

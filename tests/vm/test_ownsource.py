@@ -121,11 +121,16 @@ IN_TREE = (
 )  # fmt: skip
 
 
+def require_roomy(made: Lab) -> None:
+    """Skip where the kernel of that profile is not built: it takes long."""
+    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
+    if kernels.find_kernel(made.cache, recipe) is None:
+        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+
+
 @pytest.mark.parametrize("place", IN_TREE)
 def test_modules_of_the_kernels_own_source(harness_lab: Lab, place: str) -> None:
-    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
-    if kernels.find_kernel(harness_lab.cache, recipe) is None:
-        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+    require_roomy(harness_lab)
     own = ownsource.resolve(harness_lab, in_tree=place)
     assert own.profile == ownsource.ROOMY_PROFILE
     result = run(harness_lab, own)
@@ -135,9 +140,7 @@ def test_modules_of_the_kernels_own_source(harness_lab: Lab, place: str) -> None
 
 @pytest.mark.parametrize(("place", "name"), [("fs/minix", "minix"), ("fs/fat", "vfat")])
 def test_filesystem_that_wants_a_disk_is_mounted(harness_lab: Lab, place: str, name: str) -> None:
-    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
-    if kernels.find_kernel(harness_lab.cache, recipe) is None:
-        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+    require_roomy(harness_lab)
     own = ownsource.resolve(harness_lab, in_tree=place)
     surface = Surface(Kind.DISK_FILESYSTEM, name)
     plan = workloads.held(workloads.NOTHING, surface)
@@ -164,9 +167,7 @@ HARMLESS = """\
 @pytest.mark.parametrize("reverse", [False, True])
 def test_fix_that_is_taken_back_is_missed(harness_lab: Lab, tmp_path: Path, reverse: bool) -> None:
     """Minix without the barrier of examples/reports, and with a change that says nothing."""
-    recipe = kernels.load_recipe("6.1", ownsource.ROOMY_PROFILE)
-    if kernels.find_kernel(harness_lab.cache, recipe) is None:
-        pytest.skip(f"`harness kernels build 6.1 --profile {ownsource.ROOMY_PROFILE}` makes it")
+    require_roomy(harness_lab)
     examples = Path(__file__).parents[2] / "examples" / "reports"
     change = tmp_path / "change.patch"
     change.write_text(HARMLESS)
