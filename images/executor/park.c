@@ -591,6 +591,24 @@ static bool on_events(void)
 	return false;
 }
 
+/*
+ * The first event of a task has perf switch its hooks in the scheduler on and then wait for
+ * RCU (account_event(), kernel/events/core.c). Were that event the one on an actor, he would
+ * run on meanwhile: one of real-time priority through all of the module's init.
+ */
+static void watch_tasks(void)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE,
+		.size = sizeof(attr),
+		.config = PERF_COUNT_SW_DUMMY,
+	};
+
+	/* Of this task, as long as it lives. */
+	if (syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC) < 0)
+		trouble("perf_event_open of a dummy", errno);
+}
+
 static void director_main(void)
 {
 	struct sched_param param = { .sched_priority = PRIO_DIRECTOR };
@@ -603,6 +621,7 @@ static void director_main(void)
 	spinner_start(PRIO_SPINNER);
 	if (sched_setscheduler(0, SCHED_FIFO, &param))
 		trouble("sched_setscheduler", errno);
+	watch_tasks();
 	if (!gate_address) {
 		trouble("no do_init_module in /proc/kallsyms", ENOENT);
 	} else {

@@ -141,6 +141,13 @@ def test_users_run_while_init_is_stopped(harness_lab: Lab, role: str) -> None:
     assert outcome.verdict is Verdict.CLEAN
 
 
+def test_real_time_task_is_stopped_in_init(harness_lab: Lab) -> None:
+    """Its breakpoint is set while it is on its way into init, and may not sleep for that."""
+    text = "unloader hooknet_ledger_init+0x0 #1 then users"
+    outcome = park(harness_lab, "good", "came-between-vs-unload", text, family="hooknet")
+    assert (outcome.verdict, outcome.findings) == (Verdict.CLEAN, ())
+
+
 def test_users_run_while_exit_is_stopped(harness_lab: Lab) -> None:
     text = "unloader poolfs_module_exit+0x0 #1 then users"
     # Whether an unload comes between the mounts is left to chance.
