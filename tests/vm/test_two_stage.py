@@ -2,9 +2,9 @@
 """The protocol of kmods/include/two_stage.h: each outcome of an unload, in a guest.
 
 Programs are strict: another answer than the one that is written here is a finding.
-The det lane makes "while the packet is in the hook" a matter of arithmetic: the
-handler takes 9 ms over it, and 4 ms after both have started the unload is asked for
-by somebody who need not wait for a processor.
+"While the packet is in the hook" is a matter of events: the first handler, which takes
+no time, counts the packet, the others take 36 ms over it, and who asks for the unload
+looks for that count every 10 ms and need not wait for a processor.
 """
 
 import pytest
@@ -38,7 +38,11 @@ actors:
 
 #: Two actors, of whom one is in the hook when the other asks for the unload.
 _IN_THE_HOOK = """\
-  - write_file: {path: "${proc}", data: "${hook_slow}"}
+  - write_file: {path: "${proc}", data: "${hook_all}"}
+  - write_file: {path: "${proc}", data: add first 17 9000}
+  - write_file: {path: "${proc}", data: add second 17 9000}
+  - write_file: {path: "${proc}", data: add third 17 9000}
+  - write_file: {path: "${proc}", data: add fourth 17 9000}
 actors:
   - name: sender
     do:
@@ -51,7 +55,8 @@ actors:
     fifo: 10
     do:
       - barrier: 0
-      - sleep: 4000
+      - await_line: {path: "${proc}", line: handler all protocol 0 delay_us 0 packets 1}
+        retries: 100
 """
 
 
