@@ -254,7 +254,7 @@ def run_sweep(
             for plan in plans_for(reach, actions, hits, unload)
         ]
     before = {second: first for first, second in itertools.pairwise(sweep.points)}
-    plans.sort(key=lambda item: (_suspicion(before, item[1]), item[1].order))
+    plans.sort(key=lambda item: _suspicion(before, item[1]))
     by_name = {workload.name: workload for workload in workloads}
     started = time.monotonic()
     pending: dict[int, tuple[Plan, Reach]] = {}
@@ -300,15 +300,18 @@ def _found(finding: Finding, outcome: Outcome, trial: Trial, result: TrialResult
     return Found(finding, outcome.plan, outcome.reach, trial, result, 1)
 
 
-def _suspicion(before: Mapping[Point, Point], reach: Reach) -> int:
+def _suspicion(before: Mapping[Point, Point], reach: Reach) -> tuple[int, bool, int]:
     """What comes first: entries and returns, then what follows a call, then the rest.
 
-    That is where counts are taken and dropped; the verdicts do not depend on it.
+    That is where counts are taken and dropped; the verdicts do not depend on it. Of equals
+    the users of a module come before its own init and exit: it is they whom it leaves behind.
     """
     point = reach.point
     if point.offset == 0 or point.text.startswith("ret"):
-        return 0
-    return 1 if before[point].text.startswith("call") else 2
+        rank = 0
+    else:
+        rank = 1 if before[point].text.startswith("call") else 2
+    return rank, _in_life(reach), reach.order
 
 
 def _given_plans(

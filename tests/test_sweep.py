@@ -154,6 +154,19 @@ def test_init_is_stopped_where_there_is_company() -> None:
     assert sweep.plans_for(alone, ()) == [Plan("user", "foo_write", 0x26, 1, Action.DELETE)]
 
 
+def test_entries_of_handlers_come_first_then_those_of_init() -> None:
+    entry = dataclasses.replace(POINT, offset=0, text="push %rbx")
+    between = dataclasses.replace(POINT, offset=8, text="mov %rax,%rbx")
+    expected = [
+        reach(point=entry, order=5),
+        reach(point=POINT, order=6),
+        reach(point=entry, op="finit_module", order=1),
+        reach(point=between, order=4),
+    ]
+    before = {entry: POINT, POINT: entry, between: entry}
+    assert sorted(reversed(expected), key=lambda one: sweep._suspicion(before, one)) == expected
+
+
 def test_no_plan_waits_for_a_hit_that_does_not_come() -> None:
     plans = sweep.plans_for(reach(hits=2), [Action.RELOAD, Action.UMOUNT], hits=5)
     assert [(plan.action, plan.hit) for plan in plans] == [
