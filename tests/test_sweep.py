@@ -164,7 +164,8 @@ def test_entries_of_handlers_come_first_then_those_of_init() -> None:
         reach(point=between, order=4),
     ]
     before = {entry: POINT, POINT: entry, between: entry}
-    assert sorted(reversed(expected), key=lambda one: sweep._suspicion(before, one)) == expected
+    mixed = expected[::-1]
+    assert sorted(mixed, key=lambda one: sweep._suspicion(before, one)) == expected
 
 
 def test_no_plan_waits_for_a_hit_that_does_not_come() -> None:
