@@ -21,7 +21,7 @@ from typing import Final
 from harness import elf, kconfig, lab, points, verdict
 from harness.errors import NotLoadedError, UsageError
 from harness.lab import Lab, Subject
-from harness.plan import Action, Plan
+from harness.plan import AGAIN, Action, Plan
 from harness.points import Point
 from harness.program import Program
 from harness.reach import KERNEL, Reach, core_sections, find_reaches, module_lives
@@ -462,7 +462,8 @@ def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, s
     if ended["gave_way"]:
         waited = frames(ended.get("waited_in", ""))
         return Verdict.WAITED, f"in {waited[0].partition('+')[0]}" if waited else ""
-    answers = list(ended["answers"].values())
+    said: dict[str, str] = ended["answers"]
+    answers = [said[place] for place in said if place.startswith(AGAIN)] or list(said.values())
     if any(answer in _REFUSED for answer in answers):
         return Verdict.PROTECTED, ""
     if "ENOENT" in answers or not ended["held"]:

@@ -87,8 +87,8 @@ def test_module_that_the_setup_loads_is_loaded_by_the_setup() -> None:
 @pytest.mark.parametrize(
     ("action", "names"),
     [
-        (Action.DELETE, ["delete_module"]),
-        (Action.TWO_STAGE, ["write_file", "delete_module"]),
+        (Action.DELETE, ["delete_module", "sleep", "delete_module"]),
+        (Action.TWO_STAGE, ["write_file", "delete_module", "sleep", "write_file", "delete_module"]),
         (Action.RELOAD, ["delete_module", "finit_module"]),
         (Action.UNBIND, ["write_file", "delete_module"]),
         (Action.UMOUNT, ["umount_all", "delete_module"]),
@@ -120,9 +120,18 @@ def test_unbinding_names_the_device() -> None:
     assert write.args[:2] == (f"{BINDINGS['driver']}/unbind", BINDINGS["bound"])
 
 
+def test_unload_that_went_well_is_not_tried_again() -> None:
+    for action in plan.TWICE:
+        body = plan.action_body(action, PROGRAM, BINDINGS)
+        stops = [op.stop_on for op in body if isinstance(op, Op) and op.name == "delete_module"]
+        assert stops == [("ok", "ENOENT"), ()]
+        second = [op for op in body if isinstance(op, Op) and op.place.startswith(plan.AGAIN)]
+        assert len(body) == 2 * len(second) + 1
+
+
 def test_blocking_unload_differs_in_its_flags() -> None:
-    (fast,) = plan.action_body(Action.DELETE, PROGRAM, BINDINGS)
-    (slow,) = plan.action_body(Action.DELETE_BLOCKING, PROGRAM, BINDINGS)
+    fast, *_ = plan.action_body(Action.DELETE, PROGRAM, BINDINGS)
+    slow, *_ = plan.action_body(Action.DELETE_BLOCKING, PROGRAM, BINDINGS)
     assert isinstance(fast, Op)
     assert isinstance(slow, Op)
     assert (fast.args, slow.args) == (("foo", ("nonblock",)), ("foo", ()))

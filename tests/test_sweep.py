@@ -186,8 +186,10 @@ def parked(ko: Path, point: Point, stack: str) -> dict[str, object]:
     return {"ev": "parked", "ip": hex(at), "section_at": hex(start), "stack": stack}
 
 
-def let_go(answer: str = "EAGAIN", **fields: object) -> dict[str, object]:
+def let_go(answer: str = "EAGAIN", again: str = "", **fields: object) -> dict[str, object]:
     answers = {"park.do[0]": answer}
+    if again:
+        answers |= {"park.do[1]": "ok", "park.again[0]": again}
     return {"ev": "let-go", "held": True, "gave_way": False, "answers": answers, **fields}
 
 
@@ -218,6 +220,10 @@ def frame(point: Point) -> str:
         (let_go("EAGAIN"), (Verdict.PROTECTED, "")),
         (let_go("EBUSY"), (Verdict.PROTECTED, "")),
         (let_go("ok"), (Verdict.CLEAN, "")),
+        (let_go("EAGAIN", "EAGAIN"), (Verdict.PROTECTED, "")),
+        # What had kept it was not the task's.
+        (let_go("EAGAIN", "ok"), (Verdict.CLEAN, "")),
+        (let_go("EAGAIN", "ENOENT"), (Verdict.GONE, "")),
         (let_go("ok", held=False), (Verdict.GONE, "")),
         (let_go("ENOENT"), (Verdict.GONE, "")),
         (let_go("ok", gave_way=True, waited_in="[<0>] misc_deregister+0x1/0x2\n"),

@@ -311,6 +311,7 @@ struct life {
 struct park_state {
 	_Atomic uint32_t armed;		/* turn up to which breakpoints are set */
 	_Atomic uint32_t start, finished;	/* of the unloader */
+	_Atomic uint32_t others_us;	/* it wants the others to run for so long */
 	_Atomic uint32_t disturbed;	/* the plan does what the scenario knows nothing of */
 	const char *what;		/* trouble; a literal */
 	int err;
@@ -578,6 +579,7 @@ void park_prepare(void);
 int park_start(const struct program *program);
 void park_arm(uint32_t turn);
 void park_end(void);
+void park_let_others_run(uint64_t us);
 
 /* schedule.c: seeded priorities */
 bool schedule_knows_role(const char *role);

@@ -82,6 +82,10 @@ int op_sleep(struct ctx *c, const struct node *n)
 
 	if (n->arg[1].i)
 		us += splitmix64(&c->rng) % (n->arg[1].i + 1);
+	if (c->index == ACTOR_UNLOADER) {
+		park_let_others_run(us);
+		return 0;
+	}
 	ts.tv_sec = us / 1000000;
 	ts.tv_nsec = us % 1000000 * 1000;
 	return syscall(SYS_nanosleep, &ts, NULL) ? errno : 0;

@@ -69,7 +69,6 @@
 #define LOOKS_BUSY	8
 /* How long users may run while their module's init or exit is stopped. */
 #define USERS_US	12000
-#define USERS_LOOKS	(USERS_US / LOOK_US)
 /* Looks at users that are all blocked before that is what they are called. */
 #define LOOKS_BLOCKED	4
 
@@ -426,20 +425,6 @@ static void look_at_unloader(struct watchman *man)
 		give_way(man->unloader);
 }
 
-static void run_unloader(void)
-{
-	struct watchman man = { .unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid) };
-
-	man.turns = shared->spinner.turns;
-	atomic_store(&ps->start, 1);
-	futex_wake_all(&ps->start);
-	while (!atomic_load(&ps->finished)) {
-		futex_wait(&ps->finished, 0, ps->gave_way ? 0 : LOOK_US);
-		if (!atomic_load(&ps->finished) && !ps->gave_way)
-			look_at_unloader(&man);
-	}
-}
-
 /* Whether all other actors wait for something that no time will bring. */
 static bool users_blocked(void)
 {
@@ -457,24 +442,36 @@ static bool users_blocked(void)
 	return true;
 }
 
-/* The others run on above the spinner, the victim stays below it. */
-static void run_users(void)
+static bool others_ended(void)
+{
+	for (unsigned int i = 0; i < prog->nactors; i++) {
+		const struct actor_state *st = &shared->actor[i];
+
+		if (i != ps->actor && !atomic_load(&st->done) && !atomic_load(&st->died))
+			return false;
+	}
+	return true;
+}
+
+/* The other actors run on, above the spinner, until all of them are blocked: then true. */
+static bool run_others(int priority, uint64_t us)
 {
 	uint64_t turns = shared->spinner.turns;
 	unsigned int asleep = 0;
 
-	lift(ps->tid, SCHED_OTHER, 0);
 	for (unsigned int i = 0; i < prog->nactors; i++) {
 		const struct actor_state *st = &shared->actor[i];
 
 		if (i != ps->actor && atomic_load(&st->tid) && !atomic_load(&st->done))
-			lift(atomic_load(&st->tid), SCHED_RR, PRIO_USERS);
+			lift(atomic_load(&st->tid), SCHED_RR, priority);
 	}
-	for (unsigned int looks = 0; looks < USERS_LOOKS && asleep < LOOKS_BLOCKED; looks++) {
+	for (unsigned int looks = 0; looks < us / LOOK_US && asleep < LOOKS_BLOCKED; looks++) {
 		unsigned int before = tasks_lifted();
 
 		sleep_us(LOOK_US);
 		/* They are busy as long as the spinner is not. */
+		if (shared->spinner.turns != turns && others_ended())
+			return false;
 		if (shared->spinner.turns == turns || !users_blocked()) {
 			asleep = 0;
 		} else {
@@ -486,9 +483,37 @@ static void run_users(void)
 		}
 		turns = shared->spinner.turns;
 	}
-	if (asleep) {
+	return asleep;
+}
+
+/* While the victim stays below them. */
+static void run_users(void)
+{
+	lift(ps->tid, SCHED_OTHER, 0);
+	if (run_others(PRIO_USERS, USERS_US)) {
 		ps->gave_way = true;
 		ps->gave_way_us = now_us();
+	}
+}
+
+static void run_unloader(void)
+{
+	struct watchman man = { .unloader = atomic_load(&shared->actor[ACTOR_UNLOADER].pid) };
+
+	man.turns = shared->spinner.turns;
+	atomic_store(&ps->start, 1);
+	futex_wake_all(&ps->start);
+	while (!atomic_load(&ps->finished)) {
+		futex_wait(&ps->finished, 0, ps->gave_way ? 0 : LOOK_US);
+		if (atomic_load(&ps->finished) || ps->gave_way)
+			continue;
+		if (atomic_load(&ps->others_us)) {
+			run_others(PRIO_LIFTED, atomic_load(&ps->others_us));
+			atomic_store(&ps->others_us, 0);
+			futex_wake_all(&ps->others_us);
+		} else {
+			look_at_unloader(&man);
+		}
 	}
 }
 
@@ -641,6 +666,23 @@ static void director_main(void)
 		futex_wake_all(&ps->armed);
 	}
 	_exit(0);
+}
+
+/*
+ * A sleep of the unloader, for the sake of the others: by the clock alone they might get
+ * nothing of it, since the director looks about meanwhile, and the unloader outranks them.
+ */
+void park_let_others_run(uint64_t us)
+{
+	atomic_store(&ps->others_us, us < UINT32_MAX ? us : UINT32_MAX);
+	while (!ps->gave_way) {
+		uint32_t left = atomic_load(&ps->others_us);
+
+		if (!left)
+			return;
+		futex_wait(&ps->others_us, left, LOOK_US);
+	}
+	sleep_us(us);
 }
 
 static void unloader_main(void)

@@ -155,8 +155,8 @@ static const struct address_space_operations __maybe_unused kmh_ram_aops = {
 };
 #endif
 
-/* 5.17 renamed it. */
-#if KMH_KERNEL(5, 17)
+/* 5.17 renamed it, and stable releases of older series followed; both are macros. */
+#ifdef module_put_and_kthread_exit
 #define kmh_module_put_and_exit module_put_and_kthread_exit
 #else
 #define kmh_module_put_and_exit module_put_and_exit

@@ -70,6 +70,46 @@ def test_unload_under_a_last_return_is_seen(harness_lab: Lab) -> None:
     assert thread[-len(bad) - 1].text.startswith("call")
 
 
+OPEN_MEANWHILE = """\
+about: the file is open while the thread that its opening has started comes to its end
+surfaces: [module, device]
+lanes:
+  det: {bound_us: 20000000}
+setup:
+  - finit_module: "${ko}"
+actors:
+  - name: user
+    do:
+      - open: {slot: 0, path: "/dev/${device}"}
+      - sleep: 8000
+      - close: 0
+teardown:
+  - delete_module: "${module}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("variant", "wanted"), [(modules.GOOD, Verdict.PROTECTED), (MISTAKE, Verdict.FINDING)]
+)
+def test_reference_of_another_protects_nobody(
+    harness_lab: Lab, variant: str, wanted: Verdict
+) -> None:
+    """The open file does while it is open; then what the thread itself holds decides."""
+    subject = subject_of(harness_lab, LASTRET, variant)
+    thread = [point for point in harness_lab.points(subject.module.ko)
+              if point.function == "lastret_thread"]  # fmt: skip
+    last = Plan(KERNEL, "lastret_thread", thread[-1].offset)
+    workload = scenario.parse_scenario(OPEN_MEANWHILE, "open-meanwhile.yaml")
+    done = sweep.run_sweep(
+        harness_lab, subject, [workload], seed=1, cycles=None, workers=1, given=[last]
+    )
+    (outcome,) = done.outcomes
+    assert outcome.verdict is wanted
+    assert [one.title for one in outcome.findings if one.kind is verdict.Kind.INSIDE] == (
+        list(LASTRET.variants[variant].expect) if variant == MISTAKE else []
+    )
+
+
 def test_correct_twin_shows_nothing(harness_lab: Lab) -> None:
     done = sweep_of(harness_lab, LASTRET, modules.GOOD)
     assert done.found == {}
