@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -39,7 +39,7 @@ SPECIAL_ROLES: Final = {"unloader": "delete_module", "init": "finit_module"}
 class Action(enum.StrEnum):
     """What is done while the task is held."""
 
-    #: Unload, refused at once while the module is in use (see TWICE).
+    #: Unload, refused at once while the module is in use (see REPEATED).
     DELETE = "delete_module"
     #: Unload without O_NONBLOCK.
     DELETE_BLOCKING = "delete_module blocking"
@@ -62,11 +62,11 @@ class Action(enum.StrEnum):
         return "users" if self is Action.USERS else "hold"
 
 
-#: Refused, these are tried once more when the other actors have gone on: it may be one of
+#: Refused, these are tried again when the other actors have gone on: it may be something of
 #: theirs, and not what the task holds itself, that has kept the module from going.
-TWICE: Final = (Action.DELETE, Action.DELETE_BLOCKING, Action.TWO_STAGE)
-#: What the places of ops begin with that are tried once more.
-AGAIN: Final = "park.again"
+REPEATED: Final = (Action.DELETE, Action.DELETE_BLOCKING, Action.TWO_STAGE)
+#: Where an op is that does nothing but let the others run.
+REST: Final = "park.rest"
 #: How long actors get to die, or to go on, microseconds.
 _OTHERS_RUN_US: Final = 20_000
 
@@ -166,11 +166,22 @@ def action_body(action: Action, program: Program, bindings: Mapping[str, str]) -
             nodes += [_op("sleep", _OTHERS_RUN_US), delete]
         case Action.USERS:
             pass
-    if action not in TWICE:
-        return tuple(_placed(nodes, "park.do"))
-    once = dataclasses.replace(nodes[-1], stop_on=("ok", "ENOENT"))
-    first = [*nodes[:-1], once, _op("sleep", _OTHERS_RUN_US)]
-    return *_placed(first, "park.do"), *_placed(nodes, AGAIN)
+    if action in REPEATED:
+        # Refused once more when the others have gone on, it is the task's own; busy is a module
+        # that one of them has begun to unload, and they have to go on to get to its end.
+        rest = _op("sleep", _OTHERS_RUN_US)
+        stops = ("ok",), ("ok", "EAGAIN"), ("ok", "EAGAIN")
+        nodes = [
+            node
+            for stop in stops
+            for node in (*nodes[:-1], dataclasses.replace(nodes[-1], stop_on=stop), rest)
+        ]
+    return tuple(_placed(node, index) for index, node in enumerate(nodes))
+
+
+def _placed(op: Op, index: int) -> Op:
+    place = REST if op.name == "sleep" else "park.do"
+    return dataclasses.replace(op, place=f"{place}[{index}]")
 
 
 def _op(name: str, *args: Value, **named: Value) -> Op:
@@ -179,8 +190,3 @@ def _op(name: str, *args: Value, **named: Value) -> Op:
     for param in params[len(args) :]:
         values.append(named.get(param.name, cast(Value, param.default)))
     return Op("park", name, tuple(values), expect=("any",))
-
-
-def _placed(nodes: Sequence[Op], place: str) -> Iterator[Op]:
-    for index, op in enumerate(nodes):
-        yield dataclasses.replace(op, place=f"{place}[{index}]")

@@ -21,7 +21,7 @@ from typing import Final
 from harness import elf, kconfig, lab, points, verdict
 from harness.errors import NotLoadedError, UsageError
 from harness.lab import Lab, Subject
-from harness.plan import AGAIN, Action, Plan
+from harness.plan import REPEATED, REST, Action, Plan
 from harness.points import Point
 from harness.program import Program
 from harness.reach import KERNEL, Reach, core_sections, find_reaches, module_lives
@@ -442,7 +442,7 @@ def plans_for(
 def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
     """Return a plan's outcome from its trial's result."""
     by_name = {event["ev"]: event for event in verdict.parse_report(result.evidence.report)}
-    kind, detail = _judge(by_name, reach.point, ko)
+    kind, detail = _judge(by_name, plan.action, reach.point, ko)
     # What a scenario shows where nobody was stopped is none of the plan's.
     if result.findings and "parked" in by_name:
         # That a task was inside is what the sweep alone can say.
@@ -452,7 +452,7 @@ def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
     return Outcome(plan, reach, kind, detail, result.findings, result.wall_s, restore_s)
 
 
-def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, str]:
+def _judge(events: dict[str, Event], action: Action, point: Point, ko: Path) -> tuple[Verdict, str]:
     parked, ended = events.get("parked"), events.get("let-go")
     if parked is None or ended is None:
         return Verdict.UNREACHED, ""
@@ -463,7 +463,10 @@ def _judge(events: dict[str, Event], point: Point, ko: Path) -> tuple[Verdict, s
         waited = frames(ended.get("waited_in", ""))
         return Verdict.WAITED, f"in {waited[0].partition('+')[0]}" if waited else ""
     said: dict[str, str] = ended["answers"]
-    answers = [said[place] for place in said if place.startswith(AGAIN)] or list(said.values())
+    answers = [answer for place, answer in said.items() if not place.startswith(REST)]
+    if action in REPEATED:
+        # The last try counts.
+        answers = answers[-1:]
     if any(answer in _REFUSED for answer in answers):
         return Verdict.PROTECTED, ""
     if "ENOENT" in answers or not ended["held"]:
@@ -503,16 +506,20 @@ def _is_at(frame: str, parked: Event, point: Point, ko: Path) -> bool:
     address = int(str(parked["ip"]), 0)
     if frame == f"0x{address:016x}":
         return True
-    match = re.fullmatch(r"(.+)\+0x([0-9a-f]+)/0x\S+ \[\S+\]", frame)
+    match = re.fullmatch(r"(.+)\+(0x[0-9a-f]+)/(0x[0-9a-f]+) \[\S+\]", frame)
     if match is None:
         return False
     file = elf.load(ko)
     starts = dict(core_sections(ko))
     base = int(str(parked["section_at"]), 0) - starts.get(point.section, 0)
+    # Where sections lie to each other is not known of init: nothing but the end of one will do.
+    ends = match[2] == match[3]
     for symbol in file.by_name.get(match[1], ()):
         section = file.sections[symbol.section].name
         comparable = section == point.section or {section, point.section} <= set(starts)
         at = base + starts.get(section, 0) + symbol.value + int(match[2], 16)
         if comparable and at == address:
+            return True
+        if not comparable and ends and not point.value:
             return True
     return False

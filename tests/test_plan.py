@@ -87,8 +87,7 @@ def test_module_that_the_setup_loads_is_loaded_by_the_setup() -> None:
 @pytest.mark.parametrize(
     ("action", "names"),
     [
-        (Action.DELETE, ["delete_module", "sleep", "delete_module"]),
-        (Action.TWO_STAGE, ["write_file", "delete_module", "sleep", "write_file", "delete_module"]),
+        (Action.TWO_STAGE, 3 * ["write_file", "delete_module", "sleep"]),
         (Action.RELOAD, ["delete_module", "finit_module"]),
         (Action.UNBIND, ["write_file", "delete_module"]),
         (Action.UMOUNT, ["umount_all", "delete_module"]),
@@ -120,13 +119,19 @@ def test_unbinding_names_the_device() -> None:
     assert write.args[:2] == (f"{BINDINGS['driver']}/unbind", BINDINGS["bound"])
 
 
-def test_unload_that_went_well_is_not_tried_again() -> None:
-    for action in plan.TWICE:
-        body = plan.action_body(action, PROGRAM, BINDINGS)
-        stops = [op.stop_on for op in body if isinstance(op, Op) and op.name == "delete_module"]
-        assert stops == [("ok", "ENOENT"), ()]
-        second = [op for op in body if isinstance(op, Op) and op.place.startswith(plan.AGAIN)]
-        assert len(body) == 2 * len(second) + 1
+def test_unload_is_tried_again_as_long_as_it_may_be_somebody_elses_doing() -> None:
+    for action in (Action.DELETE, Action.DELETE_BLOCKING):
+        ops = [op for op in plan.action_body(action, PROGRAM, BINDINGS) if isinstance(op, Op)]
+        assert [(op.name, op.stop_on) for op in ops] == [
+            ("delete_module", ("ok",)),
+            ("sleep", ()),
+            # Only while another unload is on its way.
+            ("delete_module", ("ok", "EAGAIN")),
+            ("sleep", ()),
+            ("delete_module", ("ok", "EAGAIN")),
+            ("sleep", ()),
+        ]
+        assert [op.place.startswith(plan.REST) for op in ops] == 3 * [False, True]
 
 
 def test_blocking_unload_differs_in_its_flags() -> None:

@@ -189,7 +189,7 @@ def parked(ko: Path, point: Point, stack: str) -> dict[str, object]:
 def let_go(answer: str = "EAGAIN", again: str = "", **fields: object) -> dict[str, object]:
     answers = {"park.do[0]": answer}
     if again:
-        answers |= {"park.do[1]": "ok", "park.again[0]": again}
+        answers |= {"park.rest[1]": "ok", "park.do[2]": again, "park.rest[3]": "ok"}
     return {"ev": "let-go", "held": True, "gave_way": False, "answers": answers, **fields}
 
 
@@ -293,6 +293,16 @@ def test_first_instruction_is_named_after_what_lies_before_it(
         stack = PREEMPTED.format(f"{before.name}+{size:#x}/{size:#x} [foo]")
     outcome = judged(ko, point, parked(ko, point, stack), let_go())
     assert outcome.verdict is Verdict.PROTECTED, outcome.detail
+
+
+def test_first_instruction_of_init_is_named_after_the_end_of_another_section(
+    ko: Path, known: tuple[Point, ...]
+) -> None:
+    point = next(point for point in known if point.section == ".init.text" and not point.value)
+    for place, wanted in (("0xf67/0xf67", Verdict.PROTECTED), ("0xf66/0xf67", Verdict.LATE)):
+        stack = PREEMPTED.format(f"leave+{place} [foo]")
+        outcome = judged(ko, point, parked(ko, point, stack), let_go())
+        assert outcome.verdict is wanted, outcome.detail
 
 
 def _last_of_text(file: elf.Elf) -> elf.Symbol:

@@ -323,6 +323,7 @@ struct park_state {
 	int tid;
 	char comm[32];			/* of a kernel thread */
 	uint64_t ip, hits, hit_us;
+	uint64_t switches;		/* of the victim, when it was stopped */
 	char stack[STACK_TEXT];
 
 	_Atomic uint32_t over;
@@ -579,6 +580,7 @@ void park_prepare(void);
 int park_start(const struct program *program);
 void park_arm(uint32_t turn);
 void park_end(void);
+int park_victim(void);
 void park_let_others_run(uint64_t us);
 
 /* schedule.c: seeded priorities */

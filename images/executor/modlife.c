@@ -7,6 +7,8 @@
  * __sprint_symbol).
  */
 #include <dirent.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,6 +227,25 @@ void note_before(const struct ctx *c, const char *module)
 		note_one(&before[MAX_ACTORS], shared->park.tid, shared->park.tid, frame);
 }
 
+/*
+ * Whether the task that a plan holds was stopped in the module and has not run since, for
+ * an unload that is not the plan's: nobody has noted anything before that one.
+ */
+static bool victim_inside(const char *module, uint64_t base, uint64_t size)
+{
+	const struct park_state *ps = &shared->park;
+	char frame[NAME_LEN + 4], address[24];
+
+	if (!atomic_load(&ps->hit) || atomic_load(&ps->over) || !ps->switches ||
+	    ps->switches != task_switches(park_victim(), ps->tid))
+		return false;
+	snprintf(frame, sizeof(frame), " [%s]", module);
+	/* A function that starts its section has no name in a stack. */
+	snprintf(address, sizeof(address), "0x%016" PRIx64, ps->ip);
+	return strstr(ps->stack, frame) ||
+	       (ps->ip - base < size && strstr(ps->stack, address));
+}
+
 /* Looks at one task; for a process actor at each of its threads. */
 static bool task_inside(int pid, int tid, uint64_t base, uint64_t size, char *text)
 {
@@ -233,13 +254,18 @@ static bool task_inside(int pid, int tid, uint64_t base, uint64_t size, char *te
 
 void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size)
 {
+	unsigned int victim = UINT_MAX;
 	char text[STACK_TEXT];
 
+	if (c->index != ACTOR_UNLOADER && victim_inside(module, base, size)) {
+		victim = shared->park.actor;
+		note_inside(c, victim, module, base, size, shared->park.stack);
+	}
 	for (unsigned int i = 0; i < c->prog->nactors; i++) {
 		struct actor_state *st = &shared->actor[i];
 		int pid = atomic_load(&st->pid), tid = atomic_load(&st->tid);
 
-		if (i == c->index || !pid || atomic_load(&st->done) || atomic_load(&st->died))
+		if (i == c->index || i == victim || !pid || atomic_load(&st->done) || atomic_load(&st->died))
 			continue;
 		if (inside_since(&before[i]))
 			note_inside(c, i, module, base, size, before[i].text);

@@ -336,14 +336,15 @@ static void lift_if_runnable_kthread(const struct task *task)
 		lift(task->tid, SCHED_FIFO, PRIO_KTHREAD);
 }
 
-static int victim_pid(void)
+/* Process of whom a plan has stopped. */
+int park_victim(void)
 {
 	return ps->actor == ACTOR_KERNEL ? ps->tid : atomic_load(&shared->actor[ps->actor].pid);
 }
 
 static void lift_if_runnable_other(const struct task *task)
 {
-	if (task->state == 'R' && task->tid != ps->tid && task->tid != victim_pid() &&
+	if (task->state == 'R' && task->tid != ps->tid && task->tid != park_victim() &&
 	    sched_getscheduler(task->tid) == SCHED_OTHER)
 		lift(task->tid, SCHED_RR, park->users ? PRIO_USERS : PRIO_LIFTED);
 }
@@ -520,7 +521,6 @@ static void run_unloader(void)
 static void hold(const struct watch *watch, uint64_t ip, int tid)
 {
 	struct task task;
-	uint64_t switches;
 	int pid;
 
 	ps->hit_us = now_us();
@@ -532,9 +532,9 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 		ps->hits += watch_count(watch);
 	else if (read_task(tid, &task))
 		copy_name(ps->comm, sizeof(ps->comm), task.comm);
-	pid = victim_pid();
+	pid = park_victim();
 	stack_text(pid, tid, ps->stack, sizeof(ps->stack));
-	switches = task_switches(pid, tid);
+	ps->switches = task_switches(pid, tid);
 	tell_now(&ps->hit);
 	for (unsigned int i = 0; i < nwatches; i++)
 		ioctl(watches[i].fd, PERF_EVENT_IOC_DISABLE, 0);
@@ -546,7 +546,7 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 		run_unloader();
 	ps->end_us = now_us();
 	stack_text(pid, tid, ps->stack_end, sizeof(ps->stack_end));
-	ps->held = switches && switches == task_switches(pid, tid);
+	ps->held = ps->switches && ps->switches == task_switches(pid, tid);
 	tell_now(&ps->over);
 	spin_end();
 	tasks_restore();

@@ -85,21 +85,28 @@ actors:
       - close: 0
 teardown:
   - delete_module: "${module}"
+    expect: [ok, ENOENT]
 """
 
+#: The same, and its opener unloads the module: not the plan.
+UNLOADED_MEANWHILE = OPEN_MEANWHILE.replace(
+    "teardown:", '      - delete_module: "${module}"\n        retries: 20\nteardown:'
+)
 
+
+@pytest.mark.parametrize("text", [OPEN_MEANWHILE, UNLOADED_MEANWHILE], ids=["opened", "unloaded"])
 @pytest.mark.parametrize(
     ("variant", "wanted"), [(modules.GOOD, Verdict.PROTECTED), (MISTAKE, Verdict.FINDING)]
 )
 def test_reference_of_another_protects_nobody(
-    harness_lab: Lab, variant: str, wanted: Verdict
+    harness_lab: Lab, variant: str, wanted: Verdict, text: str
 ) -> None:
     """The open file does while it is open; then what the thread itself holds decides."""
     subject = subject_of(harness_lab, LASTRET, variant)
     thread = [point for point in harness_lab.points(subject.module.ko)
               if point.function == "lastret_thread"]  # fmt: skip
     last = Plan(KERNEL, "lastret_thread", thread[-1].offset)
-    workload = scenario.parse_scenario(OPEN_MEANWHILE, "open-meanwhile.yaml")
+    workload = scenario.parse_scenario(text, "open-meanwhile.yaml")
     done = sweep.run_sweep(
         harness_lab, subject, [workload], seed=1, cycles=None, workers=1, given=[last]
     )
