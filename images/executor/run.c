@@ -191,8 +191,8 @@ static void tell_hung(const struct program *prog, unsigned int first, unsigned i
 }
 
 /*
- * Whether all that a plan did but wait was refused. Nothing has changed then: what
- * follows is what follows without the plan, and need not be run again for each point.
+ * Whether all that a plan did was refused. Nothing has changed then: what follows is
+ * what follows without the plan, and need not be run again for each point.
  */
 static bool plan_refused(const struct program *prog)
 {
@@ -202,12 +202,13 @@ static bool plan_refused(const struct program *prog)
 	    shared->park.gave_way)
 		return false;
 	for (uint32_t i = unloader->first; i < unloader->end; i++) {
+		const char *name = prog->node[i].type->name;
 		int res = shared->node[i].seen[0].res;
 
-		if (!strcmp(prog->node[i].type->name, "sleep"))
+		/* Once is enough, and a rest is no deed. */
+		if (!shared->node[i].seen[0].count || !strcmp(name, "sleep"))
 			continue;
-		if (strcmp(prog->node[i].type->name, "delete_module") ||
-		    (res != EAGAIN && res != EBUSY))
+		if (strcmp(name, "delete_module") || (res != EAGAIN && res != EBUSY))
 			return false;
 	}
 	return true;

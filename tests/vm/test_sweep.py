@@ -150,8 +150,11 @@ def test_profile_agrees_with_breakpoints(harness_lab: Lab) -> None:
     for hit, wanted in ((3, Verdict.PROTECTED), (4, Verdict.UNREACHED)):
         last = Plan("user", "lastret_open", 0, hit)
         ready = harness_lab.parked_trial(subject, workload, 1, last, 3)
-        outcome = sweep.judge(last, entry, trial.run_trial(ready), subject.module.ko)
-        assert outcome.verdict is wanted
+        result = trial.run_trial(ready)
+        assert sweep.judge(last, entry, result, subject.module.ko).verdict is wanted
+        # Refused: what would follow is known without it.
+        ended = b'"ev":"refused"' in result.evidence.report
+        assert ended == (wanted is Verdict.PROTECTED)
 
 
 def test_bundle_of_a_plan_replays(harness_lab: Lab, tmp_path: Path) -> None:
