@@ -512,14 +512,14 @@ def _is_at(frame: str, parked: Event, point: Point, ko: Path) -> bool:
     file = elf.load(ko)
     starts = dict(core_sections(ko))
     base = int(str(parked["section_at"]), 0) - starts.get(point.section, 0)
-    # Where sections lie to each other is not known of init: nothing but the end of one will do.
-    ends = match[2] == match[3]
     for symbol in file.by_name.get(match[1], ()):
         section = file.sections[symbol.section].name
         comparable = section == point.section or {section, point.section} <= set(starts)
         at = base + starts.get(section, 0) + symbol.value + int(match[2], 16)
         if comparable and at == address:
             return True
+        # Where sections lie to each other is not known of init: the end of one comes before it.
+        ends = match[2] == match[3] and symbol == file.by_section[symbol.section][-1]
         if not comparable and ends and not point.value:
             return True
     return False

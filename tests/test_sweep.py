@@ -299,8 +299,13 @@ def test_first_instruction_of_init_is_named_after_the_end_of_another_section(
     ko: Path, known: tuple[Point, ...]
 ) -> None:
     point = next(point for point in known if point.section == ".init.text" and not point.value)
-    for place, wanted in (("0xf67/0xf67", Verdict.PROTECTED), ("0xf66/0xf67", Verdict.LATE)):
-        stack = PREEMPTED.format(f"leave+{place} [foo]")
+    for place, wanted in (
+        ("leave+0xf67/0xf67", Verdict.PROTECTED),
+        ("leave+0xf66/0xf67", Verdict.LATE),
+        # What follows it is another function of its own section.
+        ("first+0xf67/0xf67", Verdict.LATE),
+    ):
+        stack = PREEMPTED.format(f"{place} [foo]")
         outcome = judged(ko, point, parked(ko, point, stack), let_go())
         assert outcome.verdict is wanted, outcome.detail
 

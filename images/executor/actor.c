@@ -37,8 +37,8 @@ static void note_unexpected(uint32_t node, int res)
 {
 	struct node_state *state = &shared->node[node];
 
-	/* A plan has taken away what the scenario relies on. */
-	if (atomic_load(&shared->park.disturbed))
+	/* A plan has taken away what the scenario relies on, or held somebody up. */
+	if (atomic_load(&shared->park.disturbed) || atomic_load(&shared->park.rested))
 		return;
 	if (!state->unexpected)
 		state->unexpected = res + 1;
@@ -70,7 +70,8 @@ static int run_op(struct ctx *c, uint32_t index)
 
 	c->node = index;
 	actor_mark(c->index, MARK_MAGIC, index);
-	if (c->index == ACTOR_UNLOADER && strcmp(n->type->name, "delete_module"))
+	if (c->index == ACTOR_UNLOADER && strcmp(n->type->name, "delete_module") &&
+	    strcmp(n->type->name, "sleep"))
 		atomic_store(&shared->park.disturbed, 1);
 	atomic_store_explicit(&c->st->node, index + 1, memory_order_relaxed);
 	c->fail.nth = n->fail;

@@ -312,6 +312,7 @@ struct park_state {
 	_Atomic uint32_t armed;		/* turn up to which breakpoints are set */
 	_Atomic uint32_t start, finished;	/* of the unloader */
 	_Atomic uint32_t others_us;	/* it wants the others to run for so long */
+	_Atomic uint32_t rested;	/* they have, and one of them could not */
 	_Atomic uint32_t disturbed;	/* the plan does what the scenario knows nothing of */
 	const char *what;		/* trouble; a literal */
 	int err;
@@ -518,7 +519,8 @@ size_t stack_text(int pid, int tid, char *buf, size_t size);
 uint64_t task_switches(int pid, int tid);
 bool stack_in_range(const char *text, uint64_t base, uint64_t size);
 void note_before(const struct ctx *c, const char *module);
-void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size);
+void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size,
+		 uint64_t begun_us);
 
 /* actor.c: start actors, run their bodies. */
 #define MARK_MAGIC	0x6b6d6f64706b7273	/* harness/exectrace.py */
@@ -570,7 +572,7 @@ void each_task(void (*each)(const struct task *task));
 bool set_policy(int tid, int policy, int priority);
 bool lift(int tid, int policy, int priority);
 unsigned int tasks_lifted(void);
-void tasks_restore(void);
+void tasks_restore(unsigned int kept);
 void spinner_start(int priority);
 void spin(int priority);
 void spin_end(void);

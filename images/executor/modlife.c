@@ -231,12 +231,13 @@ void note_before(const struct ctx *c, const char *module)
  * Whether the task that a plan holds was stopped in the module and has not run since, for
  * an unload that is not the plan's: nobody has noted anything before that one.
  */
-static bool victim_inside(const char *module, uint64_t base, uint64_t size)
+static bool victim_inside(const char *module, uint64_t base, uint64_t size, uint64_t begun_us)
 {
 	const struct park_state *ps = &shared->park;
 	char frame[NAME_LEN + 4], address[24];
 
-	if (!atomic_load(&ps->hit) || atomic_load(&ps->over) || !ps->switches ||
+	/* One that was stopped after that may be in the module's next life. */
+	if (!atomic_load(&ps->hit) || ps->hit_us >= begun_us || !ps->switches ||
 	    ps->switches != task_switches(park_victim(), ps->tid))
 		return false;
 	snprintf(frame, sizeof(frame), " [%s]", module);
@@ -252,12 +253,14 @@ static bool task_inside(int pid, int tid, uint64_t base, uint64_t size, char *te
 	return stack_text(pid, tid, text, STACK_TEXT) && stack_in_range(text, base, size);
 }
 
-void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size)
+/* @begun_us: when the unload was asked for */
+void find_inside(const struct ctx *c, const char *module, uint64_t base, uint64_t size,
+		 uint64_t begun_us)
 {
 	unsigned int victim = UINT_MAX;
 	char text[STACK_TEXT];
 
-	if (c->index != ACTOR_UNLOADER && victim_inside(module, base, size)) {
+	if (c->index != ACTOR_UNLOADER && victim_inside(module, base, size, begun_us)) {
 		victim = shared->park.actor;
 		note_inside(c, victim, module, base, size, shared->park.stack);
 	}

@@ -37,7 +37,7 @@ int op_delete_module(struct ctx *c, const struct node *n)
 	const char *name = n->arg[0].s;
 	int module = program_module(c->prog, name);
 	uint32_t disturbed = atomic_load(&shared->park.disturbed);
-	uint64_t base = 0, size = 0;
+	uint64_t base = 0, size = 0, begun_us;
 	uint32_t life;
 	bool known;
 	int err;
@@ -49,6 +49,7 @@ int op_delete_module(struct ctx *c, const struct node *n)
 		/* Users may fail from its start on, if it is not refused. */
 		atomic_store(&shared->park.disturbed, 1);
 	}
+	begun_us = now_us();
 	fail_arm(c);
 	err = syscall(SYS_delete_module, name, (unsigned int)n->arg[1].i) ? errno : 0;
 	fail_disarm(c);
@@ -59,6 +60,6 @@ int op_delete_module(struct ctx *c, const struct node *n)
 	}
 	life_unloaded(c->prog, life, module, now_us());
 	if (known && size)
-		find_inside(c, name, base, size);
+		find_inside(c, name, base, size, begun_us);
 	return 0;
 }

@@ -15,7 +15,7 @@
  *   director   94   arms breakpoints, watches the unloader, decides
  *   kthreads   93   kworkers, ksoftirqd and RCU, while somebody is held
  *   unloader   93   runs the plan's ops
- *   lifted     92   other actors that the unloader seems to wait for
+ *   lifted     92   other actors that the unloader seems to wait for, or lets run
  *   spinner    91   keeps the processor while the unloader sleeps
  *   actors     0..90, the victim among them
  *
@@ -372,7 +372,7 @@ static void give_way(int unloader)
 	ps->gave_way_us = now_us();
 	stack_text(unloader, unloader, ps->stack_wait, sizeof(ps->stack_wait));
 	spin_end();
-	tasks_restore();
+	tasks_restore(0);
 }
 
 struct watchman {
@@ -439,6 +439,8 @@ static bool users_blocked(void)
 			return false;
 		stack_text(atomic_load(&st->pid), atomic_load(&st->tid), ps->stack_wait,
 			   sizeof(ps->stack_wait));
+		if (ends_by_itself(ps->stack_wait))
+			return false;
 	}
 	return true;
 }
@@ -454,11 +456,14 @@ static bool others_ended(void)
 	return true;
 }
 
-/* The other actors run on, above the spinner, until all of them are blocked: then true. */
+/*
+ * The other actors run on, above the spinner, and whoever works for them: for a while, or
+ * until all of them have ended, or are blocked: then true.
+ */
 static bool run_others(int priority, uint64_t us)
 {
 	uint64_t turns = shared->spinner.turns;
-	unsigned int asleep = 0;
+	unsigned int blocked = 0, ended = 0, idle = 0;
 
 	for (unsigned int i = 0; i < prog->nactors; i++) {
 		const struct actor_state *st = &shared->actor[i];
@@ -466,25 +471,31 @@ static bool run_others(int priority, uint64_t us)
 		if (i != ps->actor && atomic_load(&st->tid) && !atomic_load(&st->done))
 			lift(atomic_load(&st->tid), SCHED_RR, priority);
 	}
-	for (unsigned int looks = 0; looks < us / LOOK_US && asleep < LOOKS_BLOCKED; looks++) {
+	for (uint64_t looks = 0; looks < us / LOOK_US; looks++) {
 		unsigned int before = tasks_lifted();
 
 		sleep_us(LOOK_US);
 		/* They are busy as long as the spinner is not. */
-		if (shared->spinner.turns != turns && others_ended())
-			return false;
-		if (shared->spinner.turns == turns || !users_blocked()) {
-			asleep = 0;
-		} else {
-			asleep++;
-			/* For somebody new, maybe: request_module() starts a helper. */
-			each_task(lift_if_runnable_other);
-			if (tasks_lifted() > before)
-				asleep = 0;
+		if (shared->spinner.turns == turns) {
+			blocked = ended = 0;
+			continue;
 		}
 		turns = shared->spinner.turns;
+		/* Somebody new, maybe: a thread of the module's, a helper of request_module(). */
+		if (idle++ % LOOKS_BLOCKED == 0)
+			each_task(lift_if_runnable_other);
+		if (tasks_lifted() > before) {
+			blocked = ended = 0;
+			idle = 0;
+			continue;
+		}
+		/* What they have dropped may be gone only a moment later. */
+		ended = others_ended() ? ended + 1 : 0;
+		blocked = !ended && users_blocked() ? blocked + 1 : 0;
+		if (ended == LOOKS_BLOCKED || blocked == LOOKS_BLOCKED)
+			break;
 	}
-	return asleep;
+	return blocked;
 }
 
 /* While the victim stays below them. */
@@ -509,7 +520,10 @@ static void run_unloader(void)
 		if (atomic_load(&ps->finished) || ps->gave_way)
 			continue;
 		if (atomic_load(&ps->others_us)) {
+			unsigned int before = tasks_lifted();
+
 			run_others(PRIO_LIFTED, atomic_load(&ps->others_us));
+			tasks_restore(before);
 			atomic_store(&ps->others_us, 0);
 			futex_wake_all(&ps->others_us);
 		} else {
@@ -549,7 +563,7 @@ static void hold(const struct watch *watch, uint64_t ip, int tid)
 	ps->held = ps->switches && ps->switches == task_switches(pid, tid);
 	tell_now(&ps->over);
 	spin_end();
-	tasks_restore();
+	tasks_restore(0);
 }
 
 /* ---- the director ---- */
@@ -674,6 +688,7 @@ static void director_main(void)
  */
 void park_let_others_run(uint64_t us)
 {
+	atomic_store(&ps->rested, 1);
 	atomic_store(&ps->others_us, us < UINT32_MAX ? us : UINT32_MAX);
 	while (!ps->gave_way) {
 		uint32_t left = atomic_load(&ps->others_us);

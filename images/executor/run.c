@@ -197,9 +197,10 @@ static void tell_hung(const struct program *prog, unsigned int first, unsigned i
 static bool plan_refused(const struct program *prog)
 {
 	const struct actor *unloader = &prog->actor[ACTOR_UNLOADER];
+	int last = 0;
 
 	if (!prog->park || prog->park->users || !atomic_load(&shared->park.over) ||
-	    shared->park.gave_way)
+	    shared->park.gave_way || atomic_load(&shared->ninside))
 		return false;
 	for (uint32_t i = unloader->first; i < unloader->end; i++) {
 		const char *name = prog->node[i].type->name;
@@ -210,8 +211,10 @@ static bool plan_refused(const struct program *prog)
 			continue;
 		if (strcmp(name, "delete_module") || (res != EAGAIN && res != EBUSY))
 			return false;
+		last = res;
 	}
-	return true;
+	/* Busy is one that somebody else unloads, and that is not over yet. */
+	return last == EAGAIN;
 }
 
 /* Waits until @word has reached @goal, telling what happens on the way. */

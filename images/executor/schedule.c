@@ -370,7 +370,7 @@ static void director_main(void)
 	atomic_store(&ss->begun, 1);
 	futex_wake_all(&ss->begun);
 	carry_out();
-	tasks_restore();
+	tasks_restore(0);
 	spin_end();
 	ss->end_us = now_us() - ss->began_us;
 	atomic_store(&ss->over, 1);

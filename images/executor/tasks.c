@@ -107,9 +107,10 @@ unsigned int tasks_lifted(void)
 	return nlifted;
 }
 
-void tasks_restore(void)
+/* All but the first @kept that were lifted are what they were. */
+void tasks_restore(unsigned int kept)
 {
-	while (nlifted) {
+	while (nlifted > kept) {
 		const struct lifted *one = &lifted[--nlifted];
 
 		set_policy(one->tid, one->policy, one->priority);

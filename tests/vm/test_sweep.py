@@ -94,7 +94,18 @@ UNLOADED_MEANWHILE = OPEN_MEANWHILE.replace(
 )
 
 
-@pytest.mark.parametrize("text", [OPEN_MEANWHILE, UNLOADED_MEANWHILE], ids=["opened", "unloaded"])
+#: The same, and he starts another thread, which has a reference until it has run.
+OPENED_AGAIN = OPEN_MEANWHILE.replace(
+    "      - close: 0",
+    '      - open: {slot: 1, path: "/dev/${device}"}\n      - close: 1\n      - close: 0',
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [OPEN_MEANWHILE, UNLOADED_MEANWHILE, OPENED_AGAIN],
+    ids=["opened", "unloaded", "opened-again"],
+)
 @pytest.mark.parametrize(
     ("variant", "wanted"), [(modules.GOOD, Verdict.PROTECTED), (MISTAKE, Verdict.FINDING)]
 )
