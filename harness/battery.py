@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness import surfaces, sweeptests, verdict, workloads
+from harness import growth, surfaces, sweeptests, verdict, workloads
 from harness.bench import Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
 from harness.errors import HarnessError, UsageError
 from harness.scenario import Scenario
@@ -144,6 +144,22 @@ def _leaks(bench: Bench) -> Iterable[Found]:
     # Only seed 0 looks for it: see Lab.trial.
     plan = workloads.use(bench.around, groups, 0, turns=_LEAK_TURNS, leaks=True)
     return bench.run([Case(plan, 0, bench.lane)])
+
+
+def _growth(bench: Bench) -> Iterable[Found]:
+    groups = workloads.groups(bench.surfaces)
+    turns = growth.LIVES * growth.COUNTS
+    plan = workloads.use(bench.around, groups, 1, turns=turns, after=[growth.count_step()])
+    counted: list[int] = []
+
+    def name(result: TrialResult) -> tuple[Finding, ...]:
+        counted.append(len(growth.read_counts(result.evidence.console)))
+        return result.findings
+
+    found = tuple(bench.run([Case(plan, 1, bench.lane, name)]))
+    if not found and counted != [growth.COUNTS]:
+        raise Skipped(f"the guest counted its memory {sum(counted)} times of {growth.COUNTS}")
+    return found
 
 
 def _parameters(bench: Bench) -> Iterable[Found]:
@@ -324,6 +340,8 @@ TESTS: Final = (
     Test("users", "Users of each surface against unload.", _users),
     Test("crowd", "Users of all surfaces at once against unload.", _crowd),
     Test("leaks", f"{_LEAK_TURNS} lives with users: no leaked memory.", _leaks),
+    Test("growth", f"{growth.LIVES * growth.COUNTS} lives with users: no memory grows with them.",
+         _growth),
     Test("pointers", f"{sweeptests.POINTER_TURNS} lives with users: nothing in the guest's memory"
          " leads to where the module was.", sweeptests.pointers),
     Test("failures", "Each allocation of load, use and unload fails once.", sweeptests.failures),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness import audit, klog, program
+from harness import audit, growth, klog, program
 from harness.errors import GuestError, NotLoadedError
 from harness.machine import EXECUTOR_DONE
 
@@ -170,6 +170,10 @@ def judge(
     findings += _errnos(by_name.get("unexpected", ()))
     findings += _leaks(by_name.get("leak", ()), resolve)
     findings += _residue(by_name.get("residue", ()), resolve)
+    findings += [
+        Finding(Kind.LEAK, f"grows: {name}", detail)
+        for name, detail in growth.grown(evidence.console)
+    ]
     if not findings and not has_own:
         findings += _taint(by_name.get("detectors", ()))
     if not findings:

@@ -35,6 +35,8 @@ _HELD_US: Final = 60_000
 #: How long unload may be refused after the last release: so many times 10 ms.
 _LAST_RELEASE: Final = 50
 #: Lanes of what goes on for longer than most.
+#: For so many lives with users, and more in proportion.
+_LONG_LIVES: Final = 3
 _LONG: Final = {"det": {"bound_us": 20_000_000}, "smp": {"bound_us": 60_000_000}}
 _REFUSED: Final = ["EAGAIN", "EBUSY"]
 #: What a load or an unload may answer while others load and unload, too.
@@ -435,23 +437,37 @@ def held_files(around: Around, group: Group) -> Scenario:
 
 
 def use(
-    around: Around, several: Sequence[Group], seed: int, *, turns: int = 1, leaks: bool = False
+    around: Around,
+    several: Sequence[Group],
+    seed: int,
+    *,
+    turns: int = 1,
+    leaks: bool = False,
+    after: Sequence[Step] = (),
 ) -> Scenario:
     """Load, let each surface be used by one after another, unload: nobody races.
 
     Args:
         leaks: look for leaked memory afterwards, which takes long.
+        after: what is done when the module has gone, each time.
     """
     rng = random.Random(seed)
     steps = [step for group in several for step in _use(group, rng, "u")]
     gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
-    user = _one("user", [load(around), *steps, *around.use, *gone], repeat=turns)
+    user = _one("user", [load(around), *steps, *around.use, *gone, *after], repeat=turns)
     text = {
         "about": "Each surface is used, then the module goes.",
-        "lanes": {name: {**lane, "kmemleak": leaks} for name, lane in _LONG.items()},
+        "lanes": {
+            name: {"bound_us": lane["bound_us"] * max(1, turns // _LONG_LIVES), "kmemleak": leaks}
+            for name, lane in _LONG.items()
+        },
         "actors": [user, *_waker(["user"])],
     }
-    return make("leaks" if leaks else "use", _on_disk(text, _surfaces(several)), around)
+    return make(
+        "leaks" if leaks else "growth" if after else "use",
+        _on_disk(text, _surfaces(several)),
+        around,
+    )
 
 
 def _surfaces(several: Iterable[Group]) -> list[Surface]:

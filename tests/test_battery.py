@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import battery, modules, sweeptests, workloads
+from harness import battery, growth, modules, sweeptests, workloads
 from harness import bench as benches
 from harness.bench import Bench, Case, Found, Options, Outcome, Result
 from harness.checkfile import CheckFile
@@ -99,8 +99,18 @@ def exit_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benches, "has_exit", lambda module: True)
 
 
+def counted(times: int) -> TrialResult:
+    """A guest that has counted its memory so often."""
+    lines = [f"[ 1.0][ T1] kmod-harness-count {8 * n} dentry 5" for n in range(1, 1 + times)]
+    found = result(*LIFE)
+    kept = dataclasses.replace(found.evidence, console="\n".join([*lines, ""]).encode())
+    return dataclasses.replace(found, evidence=kept)
+
+
 def fine(case: Case) -> TrialResult:
     """A module with a device, a file and a filesystem, in which nothing is wrong."""
+    if case.plan.name == "growth":
+        return counted(growth.COUNTS)
     if case.plan.name == "mounted-mfs":
         return result(*LIFE, BELOW)
     return result(*LIFE, DEVICE, FILE, FILESYSTEM, sums("open", ok=1), sums("mount", ok=1))
@@ -354,6 +364,17 @@ def test_leaks_are_looked_for_where_the_kernel_can(monkeypatch: pytest.MonkeyPat
     assert bench.cases[-1].plan.lane("det").kmemleak
     monkeypatch.setattr(KERNEL, "detectors", ["KASAN"])
     assert outcome(bench, "leaks").why == "the kernel cannot tell leaked memory"
+
+
+def test_growth_is_counted_often_enough_or_not_looked_for() -> None:
+    bench = FakeBench(fine)
+    assert outcome(bench, "growth").outcome is Outcome.PASS
+    (user, *_) = bench.cases[-1].plan.actors
+    assert user.repeat == growth.LIVES * growth.COUNTS
+    bench = FakeBench(lambda case: counted(2) if case.plan.name == "growth" else fine(case))
+    done = outcome(bench, "growth")
+    assert done.outcome is Outcome.SKIPPED
+    assert done.why == "the guest counted its memory 2 times of 3"
 
 
 def test_what_cannot_be_used_is_said_by_load() -> None:
