@@ -142,14 +142,16 @@ def _leaks(bench: Bench) -> Iterable[Found]:
     if "kmemleak" not in kernel.detectors:
         raise Skipped("the kernel cannot tell leaked memory")
     # Only seed 0 looks for it: see Lab.trial.
-    plan = workloads.use(bench.around, groups, 0, turns=_LEAK_TURNS, leaks=True)
+    plan = workloads.use(bench.around, groups, 0, name="leaks", turns=_LEAK_TURNS, leaks=True)
     return bench.run([Case(plan, 0, bench.lane)])
 
 
 def _growth(bench: Bench) -> Iterable[Found]:
     groups = workloads.groups(bench.surfaces)
     turns = growth.LIVES * growth.COUNTS
-    plan = workloads.use(bench.around, groups, 1, turns=turns, after=[growth.count_step()])
+    plan = workloads.use(
+        bench.around, groups, 1, name="growth", turns=turns, after=[growth.count_step()]
+    )
     counted: list[int] = []
 
     def name(result: TrialResult) -> tuple[Finding, ...]:

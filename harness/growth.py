@@ -24,7 +24,7 @@ LIVES: Final = 8
 COUNTS: Final = 3
 
 _MARK: Final = "kmod-harness-count"
-_LINE: Final = re.compile(rf"{_MARK} (\d+) (.+)")
+_LINE: Final = re.compile(rf"{_MARK} (\d+) (.+)".encode())
 #: They follow what else is allocated: kmemleak has an object for each.
 _FOLLOWS: Final = re.compile(r"kmemleak_.*")
 _PAGES: Final = "pages"
@@ -33,8 +33,8 @@ _PERCPU: Final = "pages of per-CPU memory"
 _CACHES_A_LINE: Final = 20
 
 
-def count_step(lives: int = LIVES) -> dict[str, object]:
-    """Return the step of a scenario that counts, every so many times that it is come to.
+def count_step() -> dict[str, object]:
+    """Return the step of a scenario that counts, each time that LIVES lives are over.
 
     Between the shrinking and the reading the shell starts nobody: a cache from which somebody
     allocates gets a slab at hand, all of whose objects are said to be in use.
@@ -44,7 +44,7 @@ def count_step(lives: int = LIVES) -> dict[str, object]:
             "n=$(($(cat /tmp/lives 2>/dev/null || echo 0) + 1))",
             "echo $n > /tmp/lives",
             # The first time, which does not count, throws out what the guest's start has left.
-            f"[ $n = 1 ] || [ $((n % {lives})) = 0 ] || exit 0",
+            f"[ $n = 1 ] || [ $((n % {LIVES})) = 0 ] || exit 0",
             # A message in ten would be dropped.
             "echo on > /proc/sys/kernel/printk_devkmsg",
             "echo 3 > /proc/sys/vm/drop_caches",
@@ -73,11 +73,9 @@ def count_step(lives: int = LIVES) -> dict[str, object]:
 def read_counts(console: bytes) -> tuple[tuple[int, Mapping[str, int]], ...]:
     """Return each count on a console: after how many lives, and how much there was of what."""
     counts: dict[int, dict[str, int]] = {}
-    for line in console.decode(errors="replace").splitlines():
-        match = _LINE.search(line)
-        if match is None:
-            continue
-        words = match[2].split()
+    # Bytes: every trial's console is looked through, and hardly any has a count.
+    for match in _LINE.finditer(console):
+        words = match[2].decode(errors="replace").split()
         counts.setdefault(int(match[1]), {}).update(
             {name: int(number) for name, number in zip(words[::2], words[1::2], strict=False)}
         )

@@ -40,8 +40,10 @@ from harness.modules import Family
 from harness.reproduce import Reproduced
 from harness.scenario import Scenario
 
-#: Of the module, where nobody races: what depends on when a tick comes takes some.
-_LIVES: Final = 20
+#: Of the module, where nobody uses it.
+_LIVES: Final = 3
+#: Where it is used and nobody races: what depends on when a tick comes takes some.
+_USED_LIVES: Final = 20
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -148,14 +150,14 @@ def _workloads(
     settings = checkfile.load(family.home, battery.NAMES)
     bench = Bench(made, family, settings, options, progress)
     around = bench.around
-    plans = [workloads.survey(around), workloads.cycles(around, 3)]
+    plans = [workloads.survey(around), workloads.cycles(around, _LIVES)]
     try:
         exposed = bench.surfaces
     except Skipped:
         # It fails so early that loading it is all that can be done.
         return plans
     groups = workloads.groups(exposed)
-    plans.append(workloads.use(around, groups, 1, turns=_LIVES))
+    plans.append(workloads.use(around, groups, 1, turns=_USED_LIVES))
     plans += [workloads.held(around, one) for one in exposed if workloads.must_pin(one)]
     for seed in (1, 2):
         plans += [workloads.users(around, f"users-{one.name}-{seed}", [one], seed, 6)

@@ -441,6 +441,7 @@ def use(
     several: Sequence[Group],
     seed: int,
     *,
+    name: str = "use",
     turns: int = 1,
     leaks: bool = False,
     after: Sequence[Step] = (),
@@ -448,6 +449,7 @@ def use(
     """Load, let each surface be used by one after another, unload: nobody races.
 
     Args:
+        name: of the scenario.
         leaks: look for leaked memory afterwards, which takes long.
         after: what is done when the module has gone, each time.
     """
@@ -458,16 +460,12 @@ def use(
     text = {
         "about": "Each surface is used, then the module goes.",
         "lanes": {
-            name: {"bound_us": lane["bound_us"] * max(1, turns // _LONG_LIVES), "kmemleak": leaks}
-            for name, lane in _LONG.items()
+            lane: {"bound_us": limits["bound_us"] * max(1, turns // _LONG_LIVES), "kmemleak": leaks}
+            for lane, limits in _LONG.items()
         },
         "actors": [user, *_waker(["user"])],
     }
-    return make(
-        "leaks" if leaks else "growth" if after else "use",
-        _on_disk(text, _surfaces(several)),
-        around,
-    )
+    return make(name, _on_disk(text, _surfaces(several)), around)
 
 
 def _surfaces(several: Iterable[Group]) -> list[Surface]:

@@ -57,6 +57,13 @@ def park(
     return outcome
 
 
+def last_return(made: Lab, subject: Subject) -> Plan:
+    """Stop the thread of lastret at its last instruction."""
+    thread = [point for point in made.points(subject.module.ko)
+              if point.function == "lastret_thread"]  # fmt: skip
+    return Plan(KERNEL, "lastret_thread", thread[-1].offset)
+
+
 def test_unload_under_a_last_return_is_seen(harness_lab: Lab) -> None:
     done = sweep_of(harness_lab, LASTRET, MISTAKE)
     promised = LASTRET.variants[MISTAKE].expect[0]
@@ -93,7 +100,6 @@ UNLOADED_MEANWHILE = OPEN_MEANWHILE.replace(
     "teardown:", '      - delete_module: "${module}"\n        retries: 20\nteardown:'
 )
 
-
 #: The same, and he starts another thread, which has a reference until it has run.
 OPENED_AGAIN = OPEN_MEANWHILE.replace(
     "      - close: 0",
@@ -114,9 +120,7 @@ def test_reference_of_another_protects_nobody(
 ) -> None:
     """The open file does while it is open; then what the thread itself holds decides."""
     subject = subject_of(harness_lab, LASTRET, variant)
-    thread = [point for point in harness_lab.points(subject.module.ko)
-              if point.function == "lastret_thread"]  # fmt: skip
-    last = Plan(KERNEL, "lastret_thread", thread[-1].offset)
+    last = last_return(harness_lab, subject)
     workload = scenario.parse_scenario(text, "open-meanwhile.yaml")
     done = sweep.run_sweep(
         harness_lab, subject, [workload], seed=1, cycles=None, workers=1, given=[last]
@@ -170,10 +174,8 @@ def test_profile_agrees_with_breakpoints(harness_lab: Lab) -> None:
 
 def test_bundle_of_a_plan_replays(harness_lab: Lab, tmp_path: Path) -> None:
     subject = subject_of(harness_lab, LASTRET, MISTAKE)
-    last = [point for point in harness_lab.points(subject.module.ko)
-            if point.function == "lastret_thread"][-1]  # fmt: skip
     (workload,) = workloads_of(LASTRET)
-    found = Plan(KERNEL, "lastret_thread", last.offset)
+    found = last_return(harness_lab, subject)
     ready = harness_lab.parked_trial(subject, workload, 1, found, 1)
     result = trial.run_trial(ready)
     assert "unloaded under task in lastret_thread" in {one.title for one in result.findings}
@@ -269,10 +271,7 @@ def test_report_of_a_finding_becomes_the_plan_that_shows_it(harness_lab: Lab) ->
     subject = subject_of(harness_lab, LASTRET, MISTAKE)
     (workload,) = workloads_of(LASTRET)
     known = harness_lab.points(subject.module.ko)
-    last = [point for point in known if point.function == "lastret_thread"][-1]
-    ready = harness_lab.parked_trial(
-        subject, workload, 1, Plan(KERNEL, last.function, last.offset), 1
-    )
+    ready = harness_lab.parked_trial(subject, workload, 1, last_return(harness_lab, subject), 1)
     result = trial.run_trial(ready)
     text = lab.decoded(result, harness_lab.kernel("6.1", "kasan"))
     plans = sweep.plans_from_report(text, "lastret", known, hits=1)
