@@ -461,3 +461,57 @@ def test_sweep_ends_with_a_profile_that_is_enough(monkeypatch: pytest.MonkeyPatc
     assert done.found["oops"].by_itself
     # No plan has shown it yet.
     assert not done.has_planned
+
+
+def tried(
+    monkeypatch: pytest.MonkeyPatch, comes_with: dict[int, int], given: tuple[Plan, ...] = ()
+) -> tuple[sweep.Sweep, list[tuple[int, int]]]:
+    """A sweep of points, told by offset with which seed somebody first comes to each."""
+    known = [Point(".text", offset, "foo_write", offset, "nop") for offset in comes_with]
+    reached = [reach(point=point, scenario="one", order=point.value) for point in known]
+
+    def profile(*unused: object, **fields: object) -> tuple[list[Reach], Any, Any]:
+        return reached, None, SimpleNamespace(findings=())
+
+    def parked_trial(subject: Any, workload: Any, seed: int, plan: Plan, cycles: Any) -> Any:
+        asked.append((plan.offset, seed))
+        return SimpleNamespace(seed=seed)
+
+    def run_trials(trials: Any, workers: int, stop: Any) -> Any:
+        return ((trial, trial) for trial in trials)
+
+    def judge(plan: Plan, reached: Reach, result: Any, ko: Any) -> sweep.Outcome:
+        there = result.seed >= comes_with[plan.offset]
+        kind = Verdict.PROTECTED if there else Verdict.UNREACHED
+        return sweep.Outcome(plan, reached, kind, "", (), 1.0, 0.2)
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(sweep, "profile", profile)
+    monkeypatch.setattr(sweep.lab, "run_trials", run_trials)
+    monkeypatch.setattr(sweep, "judge", judge)
+    module = SimpleNamespace(ko=None, variant="good")
+    subject = SimpleNamespace(
+        family=SimpleNamespace(name="m", surfaces={}), module=module, target=module
+    )
+    made = SimpleNamespace(points=lambda ko: known, parked_trial=parked_trial)
+    done = sweep.run_sweep(
+        cast(Any, made), cast(Any, subject), cast(Any, [SimpleNamespace(name="one")]),
+        seed=1, cycles=1, workers=1, given=given,
+    )  # fmt: skip
+    return done, asked
+
+
+def test_plan_whose_point_nobody_came_to_is_tried_with_other_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done, asked = tried(monkeypatch, {0: 1, 1: 3, 2: 99})
+    assert asked == [(0, 1), (1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (2, 3), (2, 4)]
+    verdicts = [outcome.verdict for outcome in done.outcomes]
+    assert verdicts == [Verdict.PROTECTED, Verdict.PROTECTED, Verdict.UNREACHED]
+    assert done.trials == len(asked)
+
+
+def test_plan_that_somebody_wrote_keeps_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, asked = tried(monkeypatch, {0: 3}, given=(Plan("user", "foo_write", 0),))
+    assert asked == [(0, 1)]
+    assert [outcome.verdict for outcome in done.outcomes] == [Verdict.UNREACHED]
