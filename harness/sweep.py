@@ -170,7 +170,7 @@ class Sweep:
 
     @property
     def plans_a_minute(self) -> float:
-        return 60.0 * self.trials / self.took_s if self.took_s else 0.0
+        return 60.0 * len(self.outcomes) / self.took_s if self.took_s else 0.0
 
     @property
     def restore_share(self) -> float:

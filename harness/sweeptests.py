@@ -55,7 +55,7 @@ def park_sweep(bench: Bench) -> Iterable[Found]:
         workers=bench.options.workers,
         progress=bench.progress,
     )
-    bench.trials += len(done.outcomes)
+    bench.trials += done.trials
     for found in done.found.values():
         if not bench.is_known(found.finding):
             yield Found(found.finding, bench.keep(found.trial, found.result))

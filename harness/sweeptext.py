@@ -41,6 +41,7 @@ def document(
         "points": [_point(report, places[report.point]) for report in sweep.reports()],
         "totals": sweep.totals(),
         "plans": len(sweep.outcomes),
+        "trials": sweep.trials,
         "plans_a_minute": round(sweep.plans_a_minute, 1),
         "restore_share": round(sweep.restore_share, 3),
         "findings": [
@@ -118,8 +119,9 @@ def print_listing(
     console.print(", ".join(f"{count} {name}" for name, count in totals.items() if count))
     reached = len({reach.point for reach in sweep.reached})
     console.print(
-        f"{reached} of {len(sweep.points)} points reached; {len(sweep.outcomes)} plans run, "
-        f"{sweep.plans_a_minute:.0f} a minute with {sweep.workers} workers; "
+        f"{reached} of {len(sweep.points)} points reached; {len(sweep.outcomes)} plans run "
+        f"in {sweep.trials} trials, {sweep.plans_a_minute:.0f} plans a minute with "
+        f"{sweep.workers} workers; "
         f"restoring the guest took {sweep.restore_share:.0%} of the time"
     )
     for found in _ordered(sweep):

@@ -534,7 +534,7 @@ def test_sweep_takes_the_users_of_each_surface(
     def run_sweep(made: object, subject: object, plans: list[Any], **rest: Any) -> Any:
         taken.extend(plan.name for plan in plans)
         found = SimpleNamespace(finding=wrong, trial=None, result=result(findings=[wrong]))
-        return SimpleNamespace(outcomes=[1, 2], found={wrong.title: found})
+        return SimpleNamespace(trials=2, found={wrong.title: found})
 
     monkeypatch.setattr(sweeptests.sweep, "check_kernel", lambda *rest: None)
     monkeypatch.setattr(sweeptests.sweep, "run_sweep", run_sweep)
