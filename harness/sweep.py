@@ -32,9 +32,11 @@ from harness.verdict import Event, Finding
 #: Never reached: the profiling trial has a plan too, so that it runs as the others do.
 _NEVER: Final = 10**15
 
-#: Seeds with which a plan is tried until somebody comes to its point. Arming the breakpoint takes
-#: its time, so a workload that leaves much to chance goes another way than in its profile.
-SEEDS: Final = 4
+#: How often a plan to whose point nobody came is tried again, in other scenarios that come to it
+#: and with other seeds. Arming the breakpoint takes its time, so a workload that leaves much to
+#: chance goes another way than in its profile; and a callback may come on top of whoever runs then.
+ELSEWHERE: Final = 2
+SEEDS: Final = 3
 
 #: What a kernel must have, and what for.
 REQUIRED: Final[Mapping[str, str]] = {
@@ -82,6 +84,8 @@ class Outcome:
     wall_s: float
     #: The part of it that went into starting QEMU and restoring the guest.
     restore_s: float
+    #: The scenario's; not always that of the sweep, see SEEDS.
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,30 +236,12 @@ def run_sweep(
     if given:
         plans = _given_plans(sweep.points, given, workloads)
     else:
-        reached: list[Reach] = []
-        without: list[NotLoadedError] = []
-        for workload in workloads:
-            name = f"{subject.family.name} {subject.module.variant} {workload.name}"
-            progress(f"profiling {name}", None)
-            try:
-                found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
-            except NotLoadedError as error:
-                # Of several modules some scenarios do without one.
-                without.append(error)
-                continue
-            reached += found
-            for finding in result.findings:
-                _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, by_itself=True))
-            if enough(sweep):
-                break
-        if without and len(without) == len(workloads):
-            raise without[0]
-        sweep.reached = tuple(reached)
+        _profile_all(made, sweep, workloads, seed, cycles, enough, progress)
         two_stage = "unload" in subject.family.surfaces and subject.target is subject.module
         unload = Action.TWO_STAGE if two_stage else Action.DELETE
         plans = [
             (plan, reach)
-            for reach in choose(reached)
+            for reach in choose(sweep.reached)
             if wanted(reach)
             for plan in plans_for(reach, actions, hits, unload)
         ]
@@ -263,14 +249,15 @@ def run_sweep(
     plans.sort(key=lambda item: _suspicion(before, item[1]))
     by_name = {workload.name: workload for workload in workloads}
     started = time.monotonic()
-    ended: dict[tuple[Plan, Reach], Outcome] = {}
+    ended: dict[int, Outcome] = {}
 
-    def run(several: Sequence[tuple[Plan, Reach]], seed: int) -> None:
-        wanted = _trials(made, subject, several, by_name, seed, cycles, lambda: enough(sweep))
-        again = f", {len(several)} of them again" if ended else ""
-        for item, trial, result in _run_trials(wanted, workers):
-            outcome = judge(*item, result, subject.target.ko)
-            ended[item] = outcome
+    def run(tries: Sequence[_Try]) -> None:
+        trials = _trials(made, subject, tries, by_name, cycles, lambda: enough(sweep))
+        again = f", {len(tries)} of them again" if ended else ""
+        for one, trial, result in _run_trials(trials, workers):
+            outcome = judge(one.plan, one.reach, result, subject.target.ko)
+            if one.number not in ended or outcome.verdict is not Verdict.UNREACHED:
+                ended[one.number] = outcome
             sweep.outcomes = list(ended.values())
             sweep.trials += 1
             for finding in outcome.findings:
@@ -281,48 +268,114 @@ def run_sweep(
                 len(ended) / len(plans),
             )
 
-    run(plans, seed)
-    # Of plans that somebody wrote the seed is his to choose, too.
-    for further in () if given else range(seed + 1, seed + SEEDS):
-        missed = [item for item, one in ended.items() if one.verdict is Verdict.UNREACHED]
-        if missed and not enough(sweep):
-            run(missed, further)
+    run([_Try(number, *item, seed) for number, item in enumerate(plans)])
+    # Of plans that somebody wrote scenario and seed are his to choose, too.
+    further = {} if given else {
+        number: _further(number, plan, reach, seed, sweep.reached)
+        for number, (plan, reach) in enumerate(plans)
+    }  # fmt: skip
+    while not enough(sweep):
+        missed = [number for number, one in ended.items() if one.verdict is Verdict.UNREACHED]
+        tries = [further[number].pop(0) for number in missed if further.get(number)]
+        if not tries:
+            break
+        run(tries)
     sweep.took_s = time.monotonic() - started
     sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
     return sweep
 
 
+def _profile_all(
+    made: Lab, sweep: Sweep, workloads: Sequence[Scenario], seed: int, cycles: int | None,
+    enough: Callable[[Sweep], bool], progress: Callable[[str, float | None], None],
+) -> None:  # fmt: skip
+    """Find out what the scenarios reach, and keep what they show without any plan.
+
+    Raises:
+        NotLoadedError: none of them loads the module.
+    """
+    subject = sweep.subject
+    without: list[NotLoadedError] = []
+    for workload in workloads:
+        name = f"{subject.family.name} {subject.module.variant} {workload.name}"
+        progress(f"profiling {name}", None)
+        try:
+            found, ready, result = profile(made, subject, workload, seed=seed, cycles=cycles)
+        except NotLoadedError as error:
+            # Of several modules some scenarios do without one.
+            without.append(error)
+            continue
+        sweep.reached += tuple(found)
+        for finding in result.findings:
+            _keep_shortest(sweep, Found(finding, None, None, ready, result, 0, by_itself=True))
+        if enough(sweep):
+            break
+    if without and len(without) == len(workloads):
+        raise without[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A plan to be carried out in a scenario with a seed."""
+
+    #: Which of the plans that are wanted it is for.
+    number: int
+    plan: Plan
+    reach: Reach
+    seed: int
+
+
+def _further(
+    number: int, plan: Plan, reach: Reach, seed: int, reached: Sequence[Reach]
+) -> list[_Try]:
+    """What else may bring somebody to a plan's point, the likeliest first."""
+    others = [
+        other
+        for other in reached
+        if other.point == reach.point
+        and other.scenario != reach.scenario
+        and other.hits >= plan.hit
+        and _in_life(other) == _in_life(reach)
+    ]
+    elsewhere = [
+        _Try(number, dataclasses.replace(plan, role=other.role), other, seed)
+        for other in others[:ELSEWHERE]
+    ]
+    return elsewhere + [_Try(number, plan, reach, seed + step) for step in range(1, 1 + SEEDS)]
+
+
 def _trials(
-    made: Lab, subject: Subject, plans: Sequence[tuple[Plan, Reach]],
-    workloads: Mapping[str, Scenario], seed: int, cycles: int | None, enough: Callable[[], bool],
-) -> Iterator[tuple[tuple[Plan, Reach], Trial]]:  # fmt: skip
-    """Each plan with its trial, until there is enough."""
+    made: Lab, subject: Subject, tries: Sequence[_Try], workloads: Mapping[str, Scenario],
+    cycles: int | None, enough: Callable[[], bool],
+) -> Iterator[tuple[_Try, Trial]]:  # fmt: skip
+    """Each with its trial, until there is enough."""
     refusal: UsageError | None = None
     any_begun = False
-    for plan, reach in plans:
+    for one in tries:
         if enough():
             return
+        workload = workloads[one.reach.scenario]
         try:
-            trial = made.parked_trial(subject, workloads[reach.scenario], seed, plan, cycles)
+            trial = made.parked_trial(subject, workload, one.seed, one.plan, cycles)
         except UsageError as error:
             refusal = error
             continue
         any_begun = True
-        yield (plan, reach), trial
+        yield one, trial
     # A plan may name a role that only some scenarios have.
     if refusal is not None and not any_begun:
         raise refusal
 
 
 def _run_trials(
-    wanted: Iterator[tuple[tuple[Plan, Reach], Trial]], workers: int
-) -> Iterator[tuple[tuple[Plan, Reach], Trial, TrialResult]]:
-    """Run the trials of plans side by side; yield each with its plan as it ends."""
-    pending: dict[int, tuple[Plan, Reach]] = {}
+    wanted: Iterator[tuple[_Try, Trial]], workers: int
+) -> Iterator[tuple[_Try, Trial, TrialResult]]:
+    """Run trials side by side; yield each with what it was for as it ends."""
+    pending: dict[int, _Try] = {}
 
     def trials() -> Iterator[Trial]:
-        for item, trial in wanted:
-            pending[id(trial)] = item
+        for one, trial in wanted:
+            pending[id(trial)] = one
             yield trial
 
     # They end by themselves once there is enough.
@@ -488,7 +541,8 @@ def judge(plan: Plan, reach: Reach, result: TrialResult, ko: Path) -> Outcome:
         inside = [one for one in result.findings if one.kind is verdict.Kind.INSIDE]
         kind, detail = Verdict.FINDING, (inside or result.findings)[0].title
     restore_s = result.evidence.restore_s
-    return Outcome(plan, reach, kind, detail, result.findings, result.wall_s, restore_s)
+    seed = result.spec.seed
+    return Outcome(plan, reach, kind, detail, result.findings, result.wall_s, restore_s, seed)
 
 
 def _judge(events: dict[str, Event], action: Action, point: Point, ko: Path) -> tuple[Verdict, str]:

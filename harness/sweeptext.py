@@ -82,6 +82,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     record: dict[str, Any] = {
         "plan": str(outcome.plan),
         "scenario": outcome.reach.scenario,
+        "seed": outcome.seed,
         "verdict": outcome.verdict.value,
     }
     if outcome.detail:

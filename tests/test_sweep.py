@@ -131,6 +131,34 @@ def test_lives_of_a_module_come_from_the_report(ko: Path) -> None:
     ]  # fmt: skip
 
 
+def test_profile_watches_code_that_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Init's goes when it has run, and with it where the module's other code lies."""
+    shell = SOURCE[: SOURCE.index("int first")] + SOURCE[SOURCE.index("__attribute__") :]
+    ko = compile_object(tmp_path, "-fno-pie", source=shell)
+    found = points.find_points(ko)
+    assert found[0].section == ".init.text"
+
+    def parked_trial(subject: Any, workload: Any, seed: int, plan: Plan, cycles: Any) -> Any:
+        asked.append(plan.function)
+        return SimpleNamespace(program=Program("p", 1, 1, ()).serialise())
+
+    def visits(ready: Any) -> tuple[tuple[Visit, ...], Any]:
+        where = {point.section: address(ko, point) - point.value for point in found}
+        report = {
+            "ev": "armed", "section": ".exit.text", "section_at": hex(where[".exit.text"]),
+            "init_at": hex(INIT),
+        }  # fmt: skip
+        evidence = SimpleNamespace(report=json.dumps(report).encode() + b"\n")
+        return (), SimpleNamespace(evidence=evidence)
+
+    asked: list[str] = []
+    made = SimpleNamespace(points=lambda ko: found, parked_trial=parked_trial, visits=visits)
+    subject = SimpleNamespace(target=SimpleNamespace(ko=ko, name="foo"))
+    workload = SimpleNamespace(name="w")
+    sweep.profile(cast(Any, made), cast(Any, subject), cast(Any, workload), seed=1, cycles=1)
+    assert asked == ["leave"]
+
+
 # ---- which plans --------------------------------------------------------------------------------
 
 POINT = Point(".text", 38, "foo_write", 0x26, "ret")
@@ -464,28 +492,29 @@ def test_sweep_ends_with_a_profile_that_is_enough(monkeypatch: pytest.MonkeyPatc
 
 
 def tried(
-    monkeypatch: pytest.MonkeyPatch, comes_with: dict[int, int], given: tuple[Plan, ...] = ()
-) -> tuple[sweep.Sweep, list[tuple[int, int]]]:
-    """A sweep of points, told by offset with which seed somebody first comes to each."""
-    known = [Point(".text", offset, "foo_write", offset, "nop") for offset in comes_with]
-    reached = [reach(point=point, scenario="one", order=point.value) for point in known]
+    monkeypatch: pytest.MonkeyPatch,
+    reached: list[Reach],
+    comes: Callable[[str, int, Plan], bool],
+    given: tuple[Plan, ...] = (),
+) -> tuple[sweep.Sweep, list[tuple[str, int, str]]]:
+    """A sweep of one point; ``comes`` says in which trials somebody comes to it."""
 
-    def profile(*unused: object, **fields: object) -> tuple[list[Reach], Any, Any]:
-        return reached, None, SimpleNamespace(findings=())
+    def profile(made: Any, subject: Any, workload: Any, **fields: object) -> Any:
+        mine = [one for one in reached if one.scenario == workload.name]
+        return mine, None, SimpleNamespace(findings=())
 
     def parked_trial(subject: Any, workload: Any, seed: int, plan: Plan, cycles: Any) -> Any:
-        asked.append((plan.offset, seed))
-        return SimpleNamespace(seed=seed)
+        asked.append((workload.name, seed, plan.role))
+        return SimpleNamespace(there=comes(workload.name, seed, plan), seed=seed)
 
     def run_trials(trials: Any, workers: int, stop: Any) -> Any:
         return ((trial, trial) for trial in trials)
 
-    def judge(plan: Plan, reached: Reach, result: Any, ko: Any) -> sweep.Outcome:
-        there = result.seed >= comes_with[plan.offset]
-        kind = Verdict.PROTECTED if there else Verdict.UNREACHED
-        return sweep.Outcome(plan, reached, kind, "", (), 1.0, 0.2)
+    def judge(plan: Plan, there: Reach, result: Any, ko: Any) -> sweep.Outcome:
+        kind = Verdict.PROTECTED if result.there else Verdict.UNREACHED
+        return sweep.Outcome(plan, there, kind, "", (), 1.0, 0.2, result.seed)
 
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[str, int, str]] = []
     monkeypatch.setattr(sweep, "profile", profile)
     monkeypatch.setattr(sweep.lab, "run_trials", run_trials)
     monkeypatch.setattr(sweep, "judge", judge)
@@ -493,25 +522,53 @@ def tried(
     subject = SimpleNamespace(
         family=SimpleNamespace(name="m", surfaces={}), module=module, target=module
     )
-    made = SimpleNamespace(points=lambda ko: known, parked_trial=parked_trial)
+    made = SimpleNamespace(points=lambda ko: (ENTRY,), parked_trial=parked_trial)
+    names = dict.fromkeys(one.scenario for one in reached)
     done = sweep.run_sweep(
-        cast(Any, made), cast(Any, subject), cast(Any, [SimpleNamespace(name="one")]),
+        cast(Any, made), cast(Any, subject),
+        cast(Any, [SimpleNamespace(name=name) for name in names]),
         seed=1, cycles=1, workers=1, given=given,
     )  # fmt: skip
     return done, asked
 
 
-def test_plan_whose_point_nobody_came_to_is_tried_with_other_seeds(
+ENTRY = Point(".text", 0, "foo_write", 0, "endbr64")
+
+
+def test_plan_to_whose_point_nobody_came_is_tried_elsewhere_and_with_other_seeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done, asked = tried(monkeypatch, {0: 1, 1: 3, 2: 99})
-    assert asked == [(0, 1), (1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (2, 3), (2, 4)]
-    verdicts = [outcome.verdict for outcome in done.outcomes]
-    assert verdicts == [Verdict.PROTECTED, Verdict.PROTECTED, Verdict.UNREACHED]
-    assert done.trials == len(asked)
+    reached = [
+        reach(point=ENTRY, scenario="first", order=1),
+        reach(point=ENTRY, scenario="second", order=2, role="other"),
+        # There the point is part of a load, which is another plan.
+        reach(point=ENTRY, scenario="third", order=3, op="finit_module"),
+    ]
+    done, asked = tried(monkeypatch, reached, lambda name, seed, plan: (name, seed) == ("first", 3))
+    assert asked == [
+        ("first", 1, "user"), ("second", 1, "other"), ("first", 2, "user"), ("first", 3, "user"),
+    ]  # fmt: skip
+    (outcome,) = done.outcomes
+    assert (outcome.verdict, outcome.reach.scenario) == (Verdict.PROTECTED, "first")
+    assert outcome.seed == 3
+    assert done.trials == 4
+    done, asked = tried(monkeypatch, reached, lambda name, seed, plan: name == "second")
+    assert [(one.plan.role, one.reach.scenario) for one in done.outcomes] == [("other", "second")]
+
+
+def test_point_that_nobody_comes_to_again_is_unreached(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, asked = tried(
+        monkeypatch, [reach(point=ENTRY, scenario="one")], lambda name, seed, plan: False
+    )
+    assert [seed for _, seed, _ in asked] == [1, *range(2, 2 + sweep.SEEDS)]
+    assert [one.verdict for one in done.outcomes] == [Verdict.UNREACHED]
+    assert done.totals()["unreached"] == 1
 
 
 def test_plan_that_somebody_wrote_keeps_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, asked = tried(monkeypatch, {0: 3}, given=(Plan("user", "foo_write", 0),))
-    assert asked == [(0, 1)]
+    done, asked = tried(
+        monkeypatch, [reach(point=ENTRY, scenario="one")], lambda name, seed, plan: False,
+        given=(Plan("user", "foo_write", 0),),
+    )  # fmt: skip
+    assert asked == [("one", 1, "user")]
     assert [outcome.verdict for outcome in done.outcomes] == [Verdict.UNREACHED]
