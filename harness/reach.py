@@ -18,6 +18,8 @@ from harness.verdict import Event
 
 #: The role of the kernel's threads and callbacks.
 KERNEL: Final = "kernel"
+#: The role of whoever prepares what the actors of a scenario find.
+SETUP: Final = "setup"
 
 _INIT: Final = ".init.text"
 
@@ -35,7 +37,7 @@ class Reach:
     role: str
     #: The op in which they reach it; empty for threads of the kernel.
     op: str
-    #: How many other actors the scenario has.
+    #: How many other actors run meanwhile.
     company: int
     hits: int
     #: How early, among all that the scenario reaches.
@@ -59,9 +61,14 @@ def find_reaches(
             hits, order, op = counts.get((point, role), first)
             counts[point, role] = (hits + 1, order, op)
     return [
-        Reach(point, program.name, role, op, len(program.actors) - 1, hits, order)
+        Reach(point, program.name, role, op, _company(program, role), hits, order)
         for (point, role), (hits, order, op) in counts.items()
     ]
+
+
+def _company(program: Program, role: str) -> int:
+    """How many others run beside a role: the actors begin when the setup has ended."""
+    return 0 if role == SETUP else len(program.actors) - 1
 
 
 def actor_roles(program: Program) -> dict[int, str]:
@@ -72,7 +79,7 @@ def actor_roles(program: Program) -> dict[int, str]:
     by_place: dict[str, list[str]] = {}
     for actor in program.actors:
         by_place.setdefault(actor.place, []).append(actor.name)
-    roles = {ops.MAX_ACTORS: "setup"}
+    roles = {ops.MAX_ACTORS: SETUP}
     for number, actor in enumerate(program.actors):
         same = by_place[actor.place]
         roles[number] = f"{actor.name.rpartition('.')[0]}.*" if len(same) > 1 else actor.name

@@ -497,11 +497,21 @@ def choose(reached: Sequence[Reach]) -> list[Reach]:
     for reach in reached:
         if reach.point not in best or _rank(reach) < _rank(best[reach.point]):
             best[reach.point] = reach
-    return [reach for reach in reached if reach.scenario == best[reach.point].scenario]
+    return [
+        reach
+        for reach in reached
+        if reach.scenario == best[reach.point].scenario
+        and _is_alone(reach) == _is_alone(best[reach.point])
+    ]
 
 
 def _rank(reach: Reach) -> tuple[bool, int]:
-    return _in_life(reach) and not reach.company, reach.order
+    return _is_alone(reach), reach.order
+
+
+def _is_alone(reach: Reach) -> bool:
+    """Whether somebody loads or unloads the module with nobody there to find it."""
+    return _in_life(reach) and not reach.company
 
 
 def _in_life(reach: Reach) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import elf, points, sweep, symbolise
+from harness import elf, ops, points, sweep, symbolise
 from harness import reach as reaching
 from harness.errors import NotLoadedError, UsageError
 from harness.exectrace import Visit
@@ -107,6 +107,16 @@ def test_actors_of_one_part_share_a_role() -> None:
     assert [roles[number] for number in range(3)] == ["user.*", "user.*", "remover"]
 
 
+def test_nobody_else_runs_in_a_setup(ko: Path, known: tuple[Point, ...]) -> None:
+    actors = (Actor("user.0", "actors[0]", ()), Actor("user.1", "actors[0]", ()))
+    begin = of(known, "begin")[0]
+    visits = [Visit(address(ko, begin), 1, ops.MAX_ACTORS), Visit(address(ko, begin), 1, 1)]
+    found = reaching.find_reaches(
+        visits, [reaching.Life(BASE, INIT)], ko, known, Program("p", 1, 1000, actors)
+    )
+    assert [(one.role, one.company) for one in found] == [("setup", 0), ("user.*", 1)]
+
+
 def test_code_of_other_modules_is_left_out(ko: Path, known: tuple[Point, ...]) -> None:
     trace = [Visit(INIT + 0x8000, 0, 0), Visit(BASE - 16, 0, 0)]
     assert reaching.locate(trace, [reaching.Life(BASE, INIT)], ko, known) == []
@@ -180,6 +190,15 @@ def test_init_is_stopped_where_there_is_company() -> None:
     assert sweep.choose([alone, together]) == [together]
     assert sweep.plans_for(together, ()) == [Plan("user", "foo_write", 0x26, 1, Action.USERS)]
     assert sweep.plans_for(alone, ()) == [Plan("user", "foo_write", 0x26, 1, Action.DELETE)]
+
+
+def test_init_of_a_setup_says_nothing_that_one_with_company_does_not_say_better() -> None:
+    setup = reach(op="finit_module", role="setup", order=1)
+    later = reach(op="finit_module", role="remover", company=2, order=9)
+    user = reach(role="user.*", order=3)
+    assert sweep.choose([setup, later]) == [later]
+    assert sweep.choose([setup, user]) == [user]
+    assert sweep.choose([setup]) == [setup]
 
 
 def test_entries_of_handlers_come_first_then_those_of_init() -> None:
