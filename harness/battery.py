@@ -227,11 +227,13 @@ def _signals(bench: Bench) -> Iterable[Found]:
 
 
 def _dependents(bench: Bench) -> Iterable[Found]:
-    _ = bench.surfaces
+    above = [one for one in bench.surfaces if one.kind is surfaces.Kind.DEPENDENT]
     needed = [one.name for one in bench.module.needs]
-    if not needed:
-        raise Skipped("it needs no other module")
-    return bench.run([Case(workloads.dependents(bench.around, needed), lane=bench.lane)])
+    if not needed and not above:
+        raise Skipped("it needs no other module, and none is known to need it")
+    plans = [workloads.dependents(bench.around, needed)] if needed else []
+    plans += [workloads.needed_by(bench.around, one) for one in above]
+    return bench.run(Case(plan, lane=bench.lane) for plan in plans)
 
 
 def _contract(bench: Bench) -> Iterable[Found]:
@@ -252,8 +254,7 @@ _IN_USE: Final = "unloaded while in use: delete_module succeeded"
 def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     """Return the findings of a trial that held one surface, in the words of the contract."""
     events = verdict.parse_report(result.evidence.report)
-    took = "mount" if workloads.is_mountable(surface) else "open"
-    what = f"a mount of {surface.name}" if took == "mount" else surface.name
+    took, what, state = workloads.held_by(surface)
     # An oops takes the sums with it; then nobody can say that it was not held.
     sums = answers(events, took)
     if sums and not sums["ok"]:
@@ -262,8 +263,7 @@ def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     for finding in result.findings:
         title = finding.title
         if title == _IN_USE:
-            verb = "there" if took == "mount" else "open"
-            title = f"missing owner: {what} can be {verb} while its module is unloaded"
+            title = f"missing owner: {what} can be {state} while its module is unloaded"
         elif re.fullmatch(r"errno: delete_module returned (EAGAIN|EBUSY)", title):
             title = f"still in use after the last release of {what}"
         named.append(dataclasses.replace(finding, title=title))
@@ -333,7 +333,8 @@ TESTS: Final = (
     Test("cycles", f"{_CYCLES} lives with nobody there: nothing is left.", _cycles),
     Test("parameters", "Each parameter at its boundaries: it loads, or says why not.", _parameters),
     Test("signals", "Signals during load and unload.", _signals),
-    Test("dependents", "What it needs cannot go before it.", _dependents),
+    Test("dependents", "What it needs cannot go before it, nor it before what needs it.",
+         _dependents),
     Test("use", "Each surface is used, then the module goes.", _use),
     Test("contract", "While a device is open or a filesystem mounted, unload is refused.",
          _contract),
