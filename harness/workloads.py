@@ -531,7 +531,7 @@ def use(
         after: what is done when the module has gone, each time.
     """
     rng = random.Random(seed)
-    steps = [step for group in several for step in _use(group, rng, "u")]
+    steps = [step for group in several for step in _use_whole(group, rng, "u")]
     gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
     user = _one("user", [load(around), *steps, *around.use, *gone, *after], repeat=turns)
     text = {
@@ -619,6 +619,25 @@ def _waker(names: Sequence[str], alive: Sequence[str] | None = None) -> list[dic
     return [_one("waker", steps, until=list(names))]
 
 
+def _use_whole(group: Group, rng: random.Random, tag: str) -> list[Step]:
+    """Return the steps of somebody who leaves out nothing that can be done, in any order."""
+    surface = group.surfaces[0]
+    before: list[Step] = []
+    after: list[Step] = []
+    if group.kind in FILES:
+        before, after = _folders_of(group.surfaces)
+        acts = _file_acts(group.surfaces, rng)
+    elif surface.kind in (Kind.CHARACTER, Kind.BLOCK):
+        for how in ("wronly", "rdonly", "rdwr"):
+            flags = {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]}
+            before += [_any("close", 0), _any("open", flags)]
+        acts, after = _device_acts(rng, _requests(rng)), [_any("close", 0)]
+    else:
+        return _use(group, rng, tag)
+    rng.shuffle(acts)
+    return [*before, *(step for act in acts for step in act), *after]
+
+
 def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
     if group.kind in FILES:
         return _use_files(group.surfaces, rng)
@@ -659,8 +678,7 @@ def _shell(command: str) -> Step:
 
 
 def _use_device(surface: Surface, rng: random.Random) -> list[Step]:
-    requests = [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
-    acts = _device_acts(rng, requests)
+    acts = _device_acts(rng, _requests(rng))
     opens = [
         [_any("open", {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]})]
         for how in ("rdwr", "rdwr", "rdonly", "wronly")
@@ -692,6 +710,10 @@ def _device_acts(rng: random.Random, requests: Sequence[int]) -> list[list[Step]
            _any("ioctl", {"slot": 0, "request": request, "data": "abc"})]
           for request in requests),
     ]  # fmt: skip
+
+
+def _requests(rng: random.Random) -> list[int]:
+    return [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
 
 
 def _request(rng: random.Random) -> int:

@@ -308,3 +308,26 @@ def test_each_unload_comes_after_its_first_stage() -> None:
 def test_wrong_steps_are_said() -> None:
     with pytest.raises(ScenarioError, match="no op or field is called 'mkdirs'"):
         workloads.survey(Around(setup=({"mkdirs": "/x"},)))
+
+
+def test_who_only_uses_a_device_leaves_nothing_out() -> None:
+    acts = {"read", "write", "pread", "pwrite", "lseek", "poll", "fsync", "mmap", "touch", "ioctl"}
+    orders = set()
+    for seed in range(1, 6):
+        plan = workloads.use(NOTHING, workloads.groups([DEVICE]), seed)
+        names = [op.name for op in ops_of(compiled(plan))]
+        assert acts <= set(names)
+        # With the device open for both: what cannot be opened otherwise is tried before.
+        last = [op for op in ops_of(compiled(plan)) if op.name == "open"][-1]
+        assert last.args[2] == ("rdwr", "nonblock")
+        assert names.index("read") > max(i for i, name in enumerate(names) if name == "open")
+        orders.add(tuple(names))
+    assert len(orders) > 1
+
+
+def test_who_only_uses_files_takes_each() -> None:
+    (group,) = workloads.groups(FILES)
+    ops = ops_of(compiled(workloads.use(NOTHING, [group], 1)))
+    read = {op.args[1] for op in ops if op.name == "open"}
+    written = {op.args[0] for op in ops if op.name == "write_file"}
+    assert read == written == {one.name for one in group.surfaces}
