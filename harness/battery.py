@@ -103,7 +103,9 @@ def _load(bench: Bench) -> Iterable[Found]:
     if bench.learned.stop and not bench.learned.found:
         raise Skipped(bench.learned.stop)
     if bench.learned.stop.startswith("it does not load"):
-        bench.remarks.append("parameters that it needs can stand in a harness.yaml")
+        bench.remarks.append(
+            "parameters that it needs can stand in a harness.yaml: `harness init` writes one"
+        )
     if bench.learned.cut:
         bench.remarks.append(f"{bench.learned.cut} things that it brings are not listed")
     for surface, why in workloads.not_used(bench.learned.surfaces):

@@ -455,7 +455,8 @@ def test_module_that_may_refuse_to_load_is_left_alone() -> None:
 def test_module_that_refuses_to_load_may_need_parameters() -> None:
     refused = Finding(Sort.ERRNO, "errno: finit_module returned EINVAL")
     bench = FakeBench(lambda case: result(sums("finit_module", EINVAL=1), END, findings=[refused]))
-    assert outcome(bench, "load").why == "parameters that it needs can stand in a harness.yaml"
+    why = outcome(bench, "load").why
+    assert why == "parameters that it needs can stand in a harness.yaml: `harness init` writes one"
 
 
 def test_family_that_is_unloaded_in_two_stages_is_asked_first() -> None:
