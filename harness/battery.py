@@ -401,13 +401,9 @@ def run_battery(
         HarnessError: the module cannot be built, or there is no kernel.
     """
     kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
-    there = [one.name for one in bench.module.everything]
-    for name in bench.around.load_first:
-        if name not in there:
-            raise UsageError(
-                f"harness.yaml: load_first: no module is called {name!r}; "
-                f"there are: {', '.join(there)}"
-            )
+    # Whatever is wrong with the module is said before any test begins.
+    _ = bench.module
+    check_settings(bench)
     results = []
     for test in tests:
         result = run_test(bench, test)
@@ -422,6 +418,24 @@ def run_battery(
         surfaces=_surfaces_seen(bench),
         fail_sites=tuple(bench.fail_sites),
     )
+
+
+def check_settings(bench: Bench) -> None:
+    """Compare what a harness.yaml says with the module that it is about.
+
+    Raises:
+        UsageError: it names a module that the folder does not make.
+        HarnessError: the module cannot be built.
+    """
+    wanted = bench.around.load_first
+    # Without any there is nothing to compile it for.
+    there = [one.name for one in bench.module.everything] if wanted else []
+    for name in wanted:
+        if name not in there:
+            raise UsageError(
+                f"harness.yaml: load_first: no module is called {name!r}; "
+                f"there are: {', '.join(there)}"
+            )
 
 
 def _surfaces_seen(bench: Bench) -> tuple[Surface, ...]:
