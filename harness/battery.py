@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness import growth, surfaces, sweeptests, verdict, workloads
+from harness import growth, kernels, surfaces, sweeptests, verdict, workloads
 from harness.bench import Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
 from harness.errors import HarnessError, UsageError
 from harness.scenario import Scenario
@@ -238,6 +238,14 @@ def _dependents(bench: Bench) -> Iterable[Found]:
     return bench.run(Case(plan, lane=bench.lane) for plan in plans)
 
 
+def _forced(bench: Bench) -> Iterable[Found]:
+    _ = bench.surfaces
+    kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
+    if kernels.read_config(kernel).get("CONFIG_MODULE_FORCE_UNLOAD") != "y":
+        raise Skipped("the kernel lacks CONFIG_MODULE_FORCE_UNLOAD")
+    return bench.run([Case(workloads.forced(bench.around), lane=bench.lane)])
+
+
 def _contract(bench: Bench) -> Iterable[Found]:
     pinning = [one for one in bench.surfaces if workloads.must_pin(one)]
     if not pinning:
@@ -335,6 +343,7 @@ TESTS: Final = (
     Test("cycles", f"{_CYCLES} lives with nobody there: nothing is left.", _cycles),
     Test("parameters", "Each parameter at its boundaries: it loads, or says why not.", _parameters),
     Test("signals", "Signals during load and unload.", _signals),
+    Test("forced", "Forced unload with nobody there (--only forced).", _forced, extra=True),
     Test("dependents", "What it needs cannot go before it, nor it before what needs it.",
          _dependents),
     Test("use", "Each surface is used, then the module goes.", _use),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness import catalogue, elf, lab, modules, surfaces, verdict, workloads
+from harness import catalogue, elf, ioctls, lab, modules, surfaces, verdict, workloads
 from harness.checkfile import CheckFile
 from harness.errors import NotLoadedError
 from harness.lab import Lab, Subject
@@ -192,6 +192,11 @@ class Bench:
         return modules.modinfo_fields(self.module.ko)
 
     @functools.cached_property
+    def requests(self) -> tuple[int, ...]:
+        """Requests for ioctl() that the module's code knows."""
+        return ioctls.read_requests(self.module.ko)
+
+    @functools.cached_property
     def learned(self) -> Learned:
         """What the module exposes, learned by loading it once."""
         return _learn(self)
@@ -278,7 +283,8 @@ def _learn(bench: Bench) -> Learned:
     events = verdict.parse_report(result.evidence.report)
     findings, stop = name_load(result.findings, events, bench.module)
     found = _kept(bench, trial, result, findings)
-    seen = (*surfaces.learn(events), *surfaces.learn_links(bench.modinfo), *_dependents(bench))
+    loaded = surfaces.with_requests(surfaces.learn(events), bench.requests)
+    seen = (*loaded, *surfaces.learn_links(bench.modinfo), *_dependents(bench))
     learned = Learned(seen, found, stop, surfaces.left_out(events))
     return learned if stop else _learn_more(bench, learned)
 

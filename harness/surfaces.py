@@ -10,10 +10,11 @@ modinfo. Pure.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,6 +73,8 @@ class Surface:
     mode: int = 0
     #: Major and minor of a device.
     number: str = ""
+    #: Requests for ``ioctl()`` that its module's code knows, see :mod:`harness.ioctls`.
+    requests: tuple[int, ...] = ()
 
     @property
     def readable(self) -> bool:
@@ -93,6 +96,8 @@ class Surface:
             record["mode"] = f"{stat.S_IMODE(self.mode):04o}"
         if self.number:
             record["number"] = self.number
+        if self.requests:
+            record["requests"] = [f"{request:#x}" for request in self.requests]
         return record
 
 
@@ -172,6 +177,13 @@ def _surface(section: str, line: str, mode: int, number: str) -> Surface | None:
         case "interrupt" if match := re.fullmatch(r"/proc/irq/(\d+)/([^/]+)", line):
             return Surface(Kind.INTERRUPT, f"{match[1]} {match[2]}") if stat.S_ISDIR(mode) else None
     return None
+
+
+def with_requests(several: Iterable[Surface], requests: tuple[int, ...]) -> Iterator[Surface]:
+    """Yield surfaces, devices with the requests that their module knows."""
+    for one in several:
+        device = one.kind in (Kind.CHARACTER, Kind.BLOCK)
+        yield dataclasses.replace(one, requests=requests) if device else one
 
 
 def learn_inside(events: Sequence[Mapping[str, Any]]) -> tuple[Surface, ...]:

@@ -198,7 +198,8 @@ def _with_first_stage(steps: Sequence[Step], before: Sequence[Step]) -> list[Ste
     """Return steps with others before each unload; where that may be refused, so may they."""
     found: list[Step] = []
     for step in steps:
-        if step.get("delete_module") == "${module}":
+        name = step.get("delete_module")
+        if (name.get("name") if isinstance(name, dict) else name) == "${module}":
             refused = set(step.get("expect", ())) & set(_REFUSED)
             found += [{**one, "expect": "any"} if refused else dict(one) for one in before]
         found.append(step)
@@ -339,6 +340,17 @@ def needed_by(around: Around, dependent: Surface) -> Scenario:
     ]
     text = {"about": "Unload what another needs.", "actors": [_one("remover", steps)]}
     return make(f"needed-by-{dependent.slug}", _with_surroundings(text, [dependent]), around)
+
+
+def forced(around: Around) -> Scenario:
+    """The kernel is told to unload it whatever that breaks; nobody uses it, so nothing may."""
+    name = {"name": "${module}", "flags": ["nonblock", "trunc"]}
+    force: Step = {"delete_module": name, "retries": 20}
+    text = {
+        "about": "Forced unload, with nobody there.",
+        "actors": [_one("remover", [load(around), force], repeat=3)],
+    }
+    return make("forced", text, around)
 
 
 #: Results of a load with a parameter that the module may not like.
@@ -580,7 +592,7 @@ def _in_order(group: Group) -> list[Step]:
     if surface.kind in (Kind.CHARACTER, Kind.BLOCK):
         rng = random.Random(1)
         opened = {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}
-        acts = _device_acts(rng, _KNOWN_REQUESTS)
+        acts = _device_acts(rng, (*surface.requests, *_KNOWN_REQUESTS))
         return [_any("open", opened), *(step for act in acts for step in act), _any("close", 0)]
     return _use(group, random.Random(1), "o")
 
@@ -631,7 +643,7 @@ def _use_whole(group: Group, rng: random.Random, tag: str) -> list[Step]:
         for how in ("wronly", "rdonly", "rdwr"):
             flags = {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]}
             before += [_any("close", 0), _any("open", flags)]
-        acts, after = _device_acts(rng, _requests(rng)), [_any("close", 0)]
+        acts, after = _device_acts(rng, _requests(rng, surface)), [_any("close", 0)]
     else:
         return _use(group, rng, tag)
     rng.shuffle(acts)
@@ -678,7 +690,7 @@ def _shell(command: str) -> Step:
 
 
 def _use_device(surface: Surface, rng: random.Random) -> list[Step]:
-    acts = _device_acts(rng, _requests(rng))
+    acts = _device_acts(rng, _requests(rng, surface))
     opens = [
         [_any("open", {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]})]
         for how in ("rdwr", "rdwr", "rdonly", "wronly")
@@ -712,8 +724,10 @@ def _device_acts(rng: random.Random, requests: Sequence[int]) -> list[list[Step]
     ]  # fmt: skip
 
 
-def _requests(rng: random.Random) -> list[int]:
-    return [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
+def _requests(rng: random.Random, device: Surface) -> list[int]:
+    """Return what a device is asked: what its module knows, what any may know, and by chance."""
+    by_chance = [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
+    return [*device.requests, *by_chance]
 
 
 def _request(rng: random.Random) -> int:

@@ -76,6 +76,7 @@ class FakeBench(Bench):
         self.cases: list[Case] = []
         self.module = Module("m", "good", Path("m.ko"), "", "")
         self.modinfo = ()
+        self.requests = ()
 
     def results(
         self,
@@ -383,6 +384,19 @@ def test_module_of_the_family_that_needs_the_main_one_is_used() -> None:
     assert bench.cases[-1].plan.name == "needed-by-m_user"
     outcome(bench, "users")
     assert bench.cases[-1].plan.name == "users-m_user"
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_forced_unload_is_tried_on_demand_and_where_the_kernel_can(
+    monkeypatch: pytest.MonkeyPatch, can: bool
+) -> None:
+    assert "forced" not in {test.name for test in battery.choose([], sweep_too=True)}
+    config = {"CONFIG_MODULE_FORCE_UNLOAD": "y"} if can else {}
+    monkeypatch.setattr(battery.kernels, "read_config", lambda kernel: config)
+    bench = FakeBench(fine)
+    done = outcome(bench, "forced")
+    assert done.outcome is (Outcome.PASS if can else Outcome.SKIPPED)
+    assert ("forced" in {case.plan.name for case in bench.cases}) is can
 
 
 def test_module_that_exposes_nothing_has_no_users() -> None:

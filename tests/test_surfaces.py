@@ -81,7 +81,11 @@ def test_record_says_mode_and_number() -> None:
     assert device.record() == {
         "kind": "character device", "name": "/dev/dk0", "mode": "0600", "number": "240:0",
     }  # fmt: skip
-    assert Surface(Kind.FILESYSTEM, "poolfs").record() == {"kind": "filesystem", "name": "poolfs"}
+    (device, tree) = surfaces.with_requests(
+        [device, Surface(Kind.FILESYSTEM, "poolfs")], (0x5401, 0x80081272)
+    )
+    assert device.record()["requests"] == ["0x5401", "0x80081272"]
+    assert tree.record() == {"kind": "filesystem", "name": "poolfs"}
 
 
 def test_of_a_folder_that_was_made_only_the_files_are_told() -> None:

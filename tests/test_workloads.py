@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness import disks, workloads
+from harness import disks, surfaces, workloads
 from harness.errors import ScenarioError
 from harness.program import Actor, Choose, Op, Program, walk
 from harness.scenario import Scenario
@@ -79,6 +79,7 @@ GROUPS = workloads.groups(ALL)
         workloads.cycles(NOTHING, 3),
         workloads.load_twice(NOTHING),
         workloads.unload_absent(NOTHING),
+        workloads.forced(NOTHING),
         workloads.dependents(NOTHING, ["core"]),
         workloads.parameter(NOTHING, "p", "array of int"),
         workloads.parameter(NOTHING, "p", "array of int", huge=True),
@@ -291,6 +292,7 @@ def test_each_unload_comes_after_its_first_stage() -> None:
     stage: dict[str, Any] = {"write_file": {"path": "/unload", "data": "now"}, "retries": 9}
     around = Around(before_unload=(stage,))
     for plan in (workloads.held(around, DEVICE), workloads.cycles(around, 2),
+                 workloads.forced(around),
                  workloads.users(around, "x", GROUPS, 1, 2)):  # fmt: skip
         ops = ops_of(compiled(plan))
         for before, op in itertools.pairwise(ops):
@@ -323,6 +325,15 @@ def test_who_only_uses_a_device_leaves_nothing_out() -> None:
         assert names.index("read") > max(i for i, name in enumerate(names) if name == "open")
         orders.add(tuple(names))
     assert len(orders) > 1
+
+
+def test_device_is_asked_what_its_module_knows() -> None:
+    (device,) = surfaces.with_requests([DEVICE], (0x6B01, 0xC0086B02))
+    groups = workloads.groups([device])
+    for plan in (workloads.use(NOTHING, groups, 1), *workloads.in_order(NOTHING, groups),
+                 workloads.users(NOTHING, "x", groups, 1, 2)):  # fmt: skip
+        asked = {op.args[1] for op in ops_of(compiled(plan)) if op.name == "ioctl"}
+        assert {0x6B01, 0xC0086B02} < asked
 
 
 def test_who_only_uses_files_takes_each() -> None:
