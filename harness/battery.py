@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness import growth, surfaces, sweeptests, verdict, workloads
+from harness import growth, kernels, surfaces, sweeptests, verdict, workloads
 from harness.bench import Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
 from harness.errors import HarnessError, UsageError
 from harness.scenario import Scenario
@@ -103,7 +103,9 @@ def _load(bench: Bench) -> Iterable[Found]:
     if bench.learned.stop and not bench.learned.found:
         raise Skipped(bench.learned.stop)
     if bench.learned.stop.startswith("it does not load"):
-        bench.remarks.append("parameters that it needs can stand in a harness.yaml")
+        bench.remarks.append(
+            "parameters that it needs can stand in a harness.yaml: `harness init` writes one"
+        )
     if bench.learned.cut:
         bench.remarks.append(f"{bench.learned.cut} things that it brings are not listed")
     for surface, why in workloads.not_used(bench.learned.surfaces):
@@ -227,11 +229,21 @@ def _signals(bench: Bench) -> Iterable[Found]:
 
 
 def _dependents(bench: Bench) -> Iterable[Found]:
-    _ = bench.surfaces
+    above = [one for one in bench.surfaces if one.kind is surfaces.Kind.DEPENDENT]
     needed = [one.name for one in bench.module.needs]
-    if not needed:
-        raise Skipped("it needs no other module")
-    return bench.run([Case(workloads.dependents(bench.around, needed), lane=bench.lane)])
+    if not needed and not above:
+        raise Skipped("it needs no other module, and none is known to need it")
+    plans = [workloads.dependents(bench.around, needed)] if needed else []
+    plans += [workloads.needed_by(bench.around, one) for one in above]
+    return bench.run(Case(plan, lane=bench.lane) for plan in plans)
+
+
+def _forced(bench: Bench) -> Iterable[Found]:
+    _ = bench.surfaces
+    kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
+    if kernels.read_config(kernel).get("CONFIG_MODULE_FORCE_UNLOAD") != "y":
+        raise Skipped("the kernel lacks CONFIG_MODULE_FORCE_UNLOAD")
+    return bench.run([Case(workloads.forced(bench.around), lane=bench.lane)])
 
 
 def _contract(bench: Bench) -> Iterable[Found]:
@@ -252,8 +264,7 @@ _IN_USE: Final = "unloaded while in use: delete_module succeeded"
 def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     """Return the findings of a trial that held one surface, in the words of the contract."""
     events = verdict.parse_report(result.evidence.report)
-    took = "mount" if workloads.is_mountable(surface) else "open"
-    what = f"a mount of {surface.name}" if took == "mount" else surface.name
+    took, what, state = workloads.held_by(surface)
     # An oops takes the sums with it; then nobody can say that it was not held.
     sums = answers(events, took)
     if sums and not sums["ok"]:
@@ -262,8 +273,7 @@ def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     for finding in result.findings:
         title = finding.title
         if title == _IN_USE:
-            verb = "there" if took == "mount" else "open"
-            title = f"missing owner: {what} can be {verb} while its module is unloaded"
+            title = f"missing owner: {what} can be {state} while its module is unloaded"
         elif re.fullmatch(r"errno: delete_module returned (EAGAIN|EBUSY)", title):
             title = f"still in use after the last release of {what}"
         named.append(dataclasses.replace(finding, title=title))
@@ -333,7 +343,9 @@ TESTS: Final = (
     Test("cycles", f"{_CYCLES} lives with nobody there: nothing is left.", _cycles),
     Test("parameters", "Each parameter at its boundaries: it loads, or says why not.", _parameters),
     Test("signals", "Signals during load and unload.", _signals),
-    Test("dependents", "What it needs cannot go before it.", _dependents),
+    Test("forced", "Forced unload with nobody there (--only forced).", _forced, extra=True),
+    Test("dependents", "What it needs cannot go before it, nor it before what needs it.",
+         _dependents),
     Test("use", "Each surface is used, then the module goes.", _use),
     Test("contract", "While a device is open or a filesystem mounted, unload is refused.",
          _contract),
@@ -398,13 +410,9 @@ def run_battery(
         HarnessError: the module cannot be built, or there is no kernel.
     """
     kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
-    there = [one.name for one in bench.module.everything]
-    for name in bench.around.load_first:
-        if name not in there:
-            raise UsageError(
-                f"harness.yaml: load_first: no module is called {name!r}; "
-                f"there are: {', '.join(there)}"
-            )
+    # Whatever is wrong with the module is said before any test begins.
+    _ = bench.module
+    check_settings(bench)
     results = []
     for test in tests:
         result = run_test(bench, test)
@@ -419,6 +427,24 @@ def run_battery(
         surfaces=_surfaces_seen(bench),
         fail_sites=tuple(bench.fail_sites),
     )
+
+
+def check_settings(bench: Bench) -> None:
+    """Compare what a harness.yaml says with the module that it is about.
+
+    Raises:
+        UsageError: it names a module that the folder does not make.
+        HarnessError: the module cannot be built.
+    """
+    wanted = bench.around.load_first
+    # Without any there is nothing to compile it for.
+    there = [one.name for one in bench.module.everything] if wanted else []
+    for name in wanted:
+        if name not in there:
+            raise UsageError(
+                f"harness.yaml: load_first: no module is called {name!r}; "
+                f"there are: {', '.join(there)}"
+            )
 
 
 def _surfaces_seen(bench: Bench) -> tuple[Surface, ...]:

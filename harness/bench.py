@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness import catalogue, elf, lab, modules, surfaces, verdict, workloads
+from harness import catalogue, elf, ioctls, lab, modules, surfaces, verdict, workloads
 from harness.checkfile import CheckFile
 from harness.errors import NotLoadedError
 from harness.lab import Lab, Subject
@@ -29,6 +29,8 @@ from harness.trial import Trial, TrialResult
 from harness.verdict import Event, Finding
 from harness.workloads import Group
 
+#: Filesystems and folders that are looked into for what a load alone does not show.
+_LOOKED_INTO: Final = 8
 #: A test that has found so many different things starts no further trial.
 _ENOUGH: Final = 4
 
@@ -190,6 +192,11 @@ class Bench:
         return modules.modinfo_fields(self.module.ko)
 
     @functools.cached_property
+    def requests(self) -> tuple[int, ...]:
+        """Requests for ioctl() that the module's code knows."""
+        return ioctls.read_requests(self.module.ko)
+
+    @functools.cached_property
     def learned(self) -> Learned:
         """What the module exposes, learned by loading it once."""
         return _learn(self)
@@ -276,24 +283,36 @@ def _learn(bench: Bench) -> Learned:
     events = verdict.parse_report(result.evidence.report)
     findings, stop = name_load(result.findings, events, bench.module)
     found = _kept(bench, trial, result, findings)
-    learned = Learned(surfaces.learn(events), found, stop, surfaces.left_out(events))
-    if stop:
-        return learned
-    more = [
-        (workloads.survey_mounted(bench.around, one), one.name)
-        for one in learned.surfaces
-        if workloads.is_mountable(one)
-    ]
-    name_of = {plan.name: name for plan, name in more}
+    loaded = surfaces.with_requests(surfaces.learn(events), bench.requests)
+    seen = (*loaded, *surfaces.learn_links(bench.modinfo), *_dependents(bench))
+    learned = Learned(seen, found, stop, surfaces.left_out(events))
+    return learned if stop else _learn_more(bench, learned)
+
+
+def _dependents(bench: Bench) -> Iterator[Surface]:
+    """Yield the modules of the family that cannot be loaded without the main one."""
+    for one in bench.module.everything:
+        if bench.module.name in (needed.name for needed in one.needs):
+            yield Surface(surfaces.Kind.DEPENDENT, one.name)
+
+
+def _learn_more(bench: Bench, learned: Learned) -> Learned:
+    """Return what was learned with what is only there while something is used."""
+    inside = [one for one in learned.surfaces if workloads.shows_more(one)][:_LOOKED_INTO]
+    plans = {plan.name: (plan, one) for one in inside
+             for plan in [workloads.survey_inside(bench.around, one)]}  # fmt: skip
     seen = {(one.kind, one.name): one for one in learned.surfaces}
-    remarks = []
-    for case, trial, result in bench.results(Case(plan, lane=bench.lane) for plan, _ in more):
+    found, remarks = learned.found, []
+    cases = (Case(plan, lane=bench.lane) for plan, _ in plans.values())
+    for case, trial, result in bench.results(cases):
         events = verdict.parse_report(result.evidence.report)
-        mounts = answers(events, "mount")
-        if mounts and not mounts["ok"]:
-            name = name_of[case.plan.name]
-            remarks.append(f"filesystem {name} is not used: mount returned {', '.join(mounts)}")
-        for surface in surfaces.learn(events, "mounted"):
+        one = plans[case.plan.name][1]
+        op, _, _ = workloads.held_by(one)
+        said = answers(events, op)
+        # A folder that cannot be made is one that holds none of a user's.
+        if said and not said["ok"] and op == "mount":
+            remarks.append(f"filesystem {one.name} is not used: mount returned {', '.join(said)}")
+        for surface in surfaces.learn_inside(events):
             seen.setdefault((surface.kind, surface.name), surface)
         found += _kept(bench, trial, result, result.findings)
     return dataclasses.replace(

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -37,10 +38,11 @@ def check(arguments: argparse.Namespace) -> ExitStatus:
         _list(tests)
         return ExitStatus.OK
     _check_words(arguments, arguments.variant)
+    asked = checkfile.load_file(arguments.settings, battery.NAMES) if arguments.settings else None
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         own = ownarguments.from_arguments(made, arguments)
-        settings = checkfile.load(own.family.home, battery.NAMES)
+        settings = asked or checkfile.load(own.family.home, battery.NAMES)
         _announce(made, own, progress.console)
         bench = Bench(made, own.family, settings, _options(own, arguments), progress)
         done = battery.run_battery(
@@ -50,6 +52,8 @@ def check(arguments: argparse.Namespace) -> ExitStatus:
         console = wide_console()
         console.print(surface_table(done))
         console.print(result_table(done.results))
+        for line in site_lines(done.fail_sites):
+            console.print(line, soft_wrap=True)
     if arguments.json:
         report.write_json(arguments.json, done.document())
     if done.findings:
@@ -76,6 +80,10 @@ def init(arguments: argparse.Namespace) -> ExitStatus:
         if found.bundle is not None:
             out.print(f"  {report.replay_command(found.bundle)}", markup=False)
     out.print(f"wrote {report.shown_path(path)}", markup=False)
+    if arguments.module is None:
+        # Nobody looks for it here: the module has no folder of the user's own.
+        out.print(f"it is read by `harness check ... --settings {report.shown_path(path)}`",
+                  markup=False)  # fmt: skip
     return ExitStatus.FINDINGS if learned.found else ExitStatus.OK
 
 
@@ -196,6 +204,25 @@ def surface_table(done: Checked) -> Table:
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         table.add_row(kind, str(len(names)), Text(shown))
     return table
+
+
+def site_lines(sites: Iterable[Mapping[str, Any]]) -> Iterator[Text]:
+    """Yield what the failure sweep has found wrong: each failing site, what came of it, its stack.
+
+    Args:
+        sites: as in the JSON document, see docs/failure-sweep.md.
+    """
+    for site in sites:
+        if not site["findings"]:
+            continue
+        numbers = ", ".join(map(str, site["nth"]))
+        yield Text(f"failing site: allocation {numbers} of {site['op']} in {site['scenario']}"
+                   f" ({site['kind']}), which said {', '.join(site['errno'])}",
+                   style="bold red")  # fmt: skip
+        for title in site["findings"]:
+            yield Text(f"  {title}")
+        for frame in site["stack"] or ("the kernel did not say where",):
+            yield Text(f"    {frame}", style="dim")
 
 
 def result_table(results: Sequence[Result]) -> Table:

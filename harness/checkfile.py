@@ -66,8 +66,15 @@ def load(folder: Path, tests: tuple[str, ...]) -> CheckFile:
         ScenarioError: it is malformed: ``file:line: field: what is wrong``.
     """
     path = (folder if folder.is_dir() else folder.parent) / NAME
-    if not path.is_file():
-        return CheckFile()
+    return load_file(path, tests) if path.is_file() else CheckFile()
+
+
+def load_file(path: Path, tests: tuple[str, ...]) -> CheckFile:
+    """Return what one file says.
+
+    Raises:
+        ScenarioError: it cannot be read, or is malformed: ``file:line: field: what is wrong``.
+    """
     try:
         text = scenario_yaml.read_text(path)
     except OSError as error:

@@ -281,6 +281,9 @@ def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
                       help="also unload under every instruction that users reach")  # fmt: skip
     call.add_argument("--fail-seconds", type=_positive_float, metavar="N",
                       help="start no further failure after so long (default: try all)")  # fmt: skip
+    call.add_argument("--settings", type=Path, metavar="FILE",
+                      help="a harness.yaml for what has no folder of its own"
+                           " (default: the one beside the module)")  # fmt: skip
     call.add_argument("--list", action="store_true", help="say which tests there are")
     call.add_argument("--json", type=Path, metavar="OUT", help="write a document; - for stdout")
     _add_running(call)

@@ -63,7 +63,8 @@ def find(source: Path, place: str) -> tuple[Made, ...]:
     for one in there:
         if one.option and clean.name in one.parts:
             return (one,)
-    near = scenario_yaml.near(clean.name, [one.name for one in there])
+    folders = [path.name for path in (source / parent).iterdir() if kbuildfiles.has_file(path)]
+    near = scenario_yaml.near(clean.name, [*(one.name for one in there), *folders])
     raise UsageError(f"--in-tree {place}: {parent} has no module {clean.name}{near}")
 
 

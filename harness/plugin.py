@@ -238,7 +238,9 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the test; a finding fails it."""
-        result = battery.run_test(self._bench(), self._test)
+        bench = self._bench()
+        battery.check_settings(bench)
+        result = battery.run_test(bench, self._test)
         match result.outcome:
             case Outcome.SKIPPED:
                 pytest.skip(result.why)

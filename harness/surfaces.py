@@ -3,22 +3,30 @@
 
 The executor's op ``survey`` reports the lines of the audit that were not there when
 the guest was saved (``harness/audit.py`` has the sections), with mode and number of
-what is a file. Which of them are ways into the module is decided here. Pure.
+what is a file. Which of them are ways into the module is decided here. What cannot be
+seen by loading it, such as the kinds of interfaces that somebody may ask for, is in its
+modinfo. Pure.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Surveys of a scenario: before the module's load, after it, and with a filesystem mounted.
+#: Surveys of a scenario: before the module's load, after it, with a filesystem mounted, and with
+#: a folder made in its configfs.
 BEFORE: Final = "before"
 LOADED: Final = "loaded"
 MOUNTED: Final = "mounted"
+MADE: Final = "made"
+
+#: The folder that is made in configfs to see what such folders hold.
+MADE_FOLDER: Final = "made-by-check"
 
 
 class Kind(enum.StrEnum):
@@ -30,11 +38,16 @@ class Kind(enum.StrEnum):
     #: Mounted from a block device.
     DISK_FILESYSTEM = "filesystem on a block device"
     INTERFACE = "network interface"
+    #: Somebody may ask for interfaces of it: ``ip link add type NAME``.
+    LINK = "kind of network interface"
     SYSFS = "sysfs file"
     DEBUGFS = "debugfs file"
     PROC = "proc file"
     SYSCTL = "sysctl"
     CONFIGFS = "configfs folder"
+    CONFIGFS_FILE = "configfs file"
+    #: Another module that uses its symbols.
+    DEPENDENT = "dependent module"
     # From here on: what only shows what the module is.
     NUMBER = "device number"
     PROTOCOL = "network protocol"
@@ -44,7 +57,7 @@ class Kind(enum.StrEnum):
 
 
 #: Kinds of files that are read and written as a whole.
-FILES: Final = (Kind.SYSFS, Kind.DEBUGFS, Kind.PROC, Kind.SYSCTL)
+FILES: Final = (Kind.SYSFS, Kind.DEBUGFS, Kind.PROC, Kind.SYSCTL, Kind.CONFIGFS_FILE)
 #: Kinds that say something about a module, and are no way into it.
 SIGNS: Final = (Kind.NUMBER, Kind.PROTOCOL, Kind.THREAD, Kind.INTERRUPT, Kind.CACHE)
 
@@ -60,6 +73,8 @@ class Surface:
     mode: int = 0
     #: Major and minor of a device.
     number: str = ""
+    #: Requests for ``ioctl()`` that its module's code knows, see :mod:`harness.ioctls`.
+    requests: tuple[int, ...] = ()
 
     @property
     def readable(self) -> bool:
@@ -81,6 +96,8 @@ class Surface:
             record["mode"] = f"{stat.S_IMODE(self.mode):04o}"
         if self.number:
             record["number"] = self.number
+        if self.requests:
+            record["requests"] = [f"{request:#x}" for request in self.requests]
         return record
 
 
@@ -155,9 +172,41 @@ def _surface(section: str, line: str, mode: int, number: str) -> Surface | None:
             return Surface(Kind.NUMBER, " ".join(line.split()))
         case "configfs" if stat.S_ISDIR(mode):
             return Surface(Kind.CONFIGFS, line, mode)
+        case "configfs" if stat.S_ISREG(mode):
+            return Surface(Kind.CONFIGFS_FILE, line, mode)
         case "interrupt" if match := re.fullmatch(r"/proc/irq/(\d+)/([^/]+)", line):
             return Surface(Kind.INTERRUPT, f"{match[1]} {match[2]}") if stat.S_ISDIR(mode) else None
     return None
+
+
+def with_requests(several: Iterable[Surface], requests: tuple[int, ...]) -> Iterator[Surface]:
+    """Yield surfaces, devices with the requests that their module knows."""
+    for one in several:
+        device = one.kind in (Kind.CHARACTER, Kind.BLOCK)
+        yield dataclasses.replace(one, requests=requests) if device else one
+
+
+def learn_inside(events: Sequence[Mapping[str, Any]]) -> tuple[Surface, ...]:
+    """Return what is only there with a filesystem mounted, or with a folder made in configfs.
+
+    Of the latter only its files: everything else that it brings goes with it.
+    """
+    made = (one for one in learn(events, MADE) if one.kind is Kind.CONFIGFS_FILE)
+    return (*learn(events, MOUNTED), *made)
+
+
+def learn_links(modinfo: Iterable[tuple[str, str]]) -> tuple[Surface, ...]:
+    """Return the kinds of network interfaces that a module makes when it is asked to.
+
+    Args:
+        modinfo: its fields and values; ``MODULE_ALIAS_RTNL_LINK()`` is one of them.
+    """
+    prefix = "rtnl-link-"
+    names = [value.removeprefix(prefix) for name, value in modinfo
+             if name == "alias" and value.startswith(prefix)]  # fmt: skip
+    # What is no plain word would mean something to a shell.
+    return tuple(Surface(Kind.LINK, name) for name in dict.fromkeys(names)
+                 if re.fullmatch(r"[\w-]{1,32}", name))  # fmt: skip
 
 
 def left_out(events: Iterable[Mapping[str, Any]]) -> int:

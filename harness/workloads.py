@@ -19,7 +19,17 @@ import yaml
 from harness import disks, scenario
 from harness.ops import MAX_SLOTS
 from harness.scenario import Scenario
-from harness.surfaces import BEFORE, FILES, LOADED, MOUNTED, SIGNS, Kind, Surface
+from harness.surfaces import (
+    BEFORE,
+    FILES,
+    LOADED,
+    MADE,
+    MADE_FOLDER,
+    MOUNTED,
+    SIGNS,
+    Kind,
+    Surface,
+)
 
 Step = dict[str, Any]
 
@@ -30,6 +40,9 @@ _KNOWN_REQUESTS: Final = (0x541B, 0x5401, 0x80081272, 0x1261, 0x0301)
 #: What is written to files that take text. No large numbers: what asks for as much memory as it
 #: is told to is no finding.
 _TEXTS: Final = ("0\n", "1\n", "2\n", "-1\n", "on\n", "off\n", "\n", "x" * 40)
+#: An address of an interface and of somebody beyond it, of those that are for tests (RFC 2544).
+_ADDRESS: Final = "198.18.0.1"
+_PEER: Final = "198.18.0.2"
 #: Guest time in which somebody holds what must keep the module from going, microseconds.
 _HELD_US: Final = 60_000
 #: How long unload may be refused after the last release: so many times 10 ms.
@@ -105,15 +118,24 @@ def is_mountable(surface: Surface) -> bool:
     return surface.kind in (Kind.FILESYSTEM, Kind.DISK_FILESYSTEM) and not _lacks_disk(surface)
 
 
-def _on_disk(text: dict[str, Any], several: Iterable[Surface]) -> dict[str, Any]:
-    """Return a scenario's fields with the disks of its filesystems around them."""
+def shows_more(surface: Surface) -> bool:
+    """Return whether somebody who uses it may bring what a load alone does not."""
+    return is_mountable(surface) or surface.kind is Kind.CONFIGFS
+
+
+def _with_surroundings(text: dict[str, Any], several: Sequence[Surface]) -> dict[str, Any]:
+    """Return a scenario's fields with what its surfaces need around them: disks, for filesystems.
+
+    Modules that depend on the main one go before it in the end: a user may have been interrupted.
+    """
     names = [one.name for one in several if one.kind is Kind.DISK_FILESYSTEM]
-    if not names:
+    above = [_gone(one.name) for one in several if one.kind is Kind.DEPENDENT]
+    if not names and not above:
         return text
     make = [disks.setup(name) for name in names]
     take = [disks.teardown(name) for name in names]
     last = text.get("teardown", [unload(retries=_LAST_RELEASE)])
-    return {**text, "setup": [*make, *text.get("setup", [])], "teardown": [*last, *take]}
+    return {**text, "setup": [*make, *text.get("setup", [])], "teardown": [*above, *last, *take]}
 
 
 def _mount(surface: Surface, target: str) -> Step:
@@ -176,7 +198,8 @@ def _with_first_stage(steps: Sequence[Step], before: Sequence[Step]) -> list[Ste
     """Return steps with others before each unload; where that may be refused, so may they."""
     found: list[Step] = []
     for step in steps:
-        if step.get("delete_module") == "${module}":
+        name = step.get("delete_module")
+        if (name.get("name") if isinstance(name, dict) else name) == "${module}":
             refused = set(step.get("expect", ())) & set(_REFUSED)
             found += [{**one, "expect": "any"} if refused else dict(one) for one in before]
         found.append(step)
@@ -201,6 +224,11 @@ def load(around: Around, parameters: str | None = None, **fields: Any) -> Step:
     """Return the step that loads the module."""
     params = around.parameters if parameters is None else parameters
     return {"finit_module": {"path": "${ko}", "params": params}, **fields}
+
+
+def _gone(name: str) -> Step:
+    """Return the step that unloads another module, whoever else does."""
+    return {"delete_module": name, "expect": ["ok", "ENOENT"], "retries": _LAST_RELEASE}
 
 
 def unload(**fields: Any) -> Step:
@@ -239,7 +267,28 @@ def survey_mounted(around: Around, filesystem: Surface) -> Scenario:
         _any("rmdir", target),
     ]
     text = {"about": "What a mount brings.", "actors": [_one("mounter", steps)]}
-    return make(f"mounted-{filesystem.slug}", _on_disk(text, [filesystem]), around)
+    return make(f"mounted-{filesystem.slug}", _with_surroundings(text, [filesystem]), around)
+
+
+def survey_inside(around: Around, surface: Surface) -> Scenario:
+    """Load, begin to use what shows more than a load does, look again."""
+    if surface.kind is Kind.CONFIGFS:
+        return survey_folder(around, surface)
+    return survey_mounted(around, surface)
+
+
+def survey_folder(around: Around, configfs: Surface) -> Scenario:
+    """Load, make a folder in configfs, look what it holds."""
+    folder = f"{configfs.name}/{MADE_FOLDER}"
+    steps = [
+        {"survey": BEFORE},
+        load(around),
+        _any("mkdir", folder),
+        {"survey": MADE},
+        _any("rmdir", folder),
+    ]
+    text = {"about": "What a folder in configfs holds.", "actors": [_one("maker", steps)]}
+    return make(f"made-{configfs.slug}", text, around)
 
 
 def _one(name: str, steps: Sequence[Step], **fields: Any) -> dict[str, Any]:
@@ -278,6 +327,30 @@ def dependents(around: Around, needed: Sequence[str]) -> Scenario:
     steps = [load(around), *held, {"delete_module": "${module}", "retries": 20}]
     text = {"about": "Unload what others need.", "actors": [_one("remover", steps)]}
     return make("dependents", text, around)
+
+
+def needed_by(around: Around, dependent: Surface) -> Scenario:
+    """The module cannot go while another is there that depends on it."""
+    steps = [
+        load(around),
+        {"finit_module": f"/payload/{dependent.name}.ko"},
+        {"delete_module": "${module}", "expect": ["EAGAIN"]},
+        {"delete_module": dependent.name, "retries": 20},
+        {"delete_module": "${module}", "retries": 20},
+    ]
+    text = {"about": "Unload what another needs.", "actors": [_one("remover", steps)]}
+    return make(f"needed-by-{dependent.slug}", _with_surroundings(text, [dependent]), around)
+
+
+def forced(around: Around) -> Scenario:
+    """The kernel is told to unload it whatever that breaks; nobody uses it, so nothing may."""
+    name = {"name": "${module}", "flags": ["nonblock", "trunc"]}
+    force: Step = {"delete_module": name, "retries": 20}
+    text = {
+        "about": "Forced unload, with nobody there.",
+        "actors": [_one("remover", [load(around), force], repeat=3)],
+    }
+    return make("forced", text, around)
 
 
 #: Results of a load with a parameter that the module may not like.
@@ -376,7 +449,16 @@ def held(around: Around, surface: Surface) -> Scenario:
         unload(retries=_LAST_RELEASE),
     ]
     text = {"about": about, "actors": [_one("holder", holder), _one("remover", remover)]}
-    return make(f"held-{surface.slug}", _on_disk(text, [surface]), around)
+    return make(f"held-{surface.slug}", _with_surroundings(text, [surface]), around)
+
+
+def held_by(surface: Surface) -> tuple[str, str, str]:
+    """Return the op that holds a surface in :func:`held`, what it holds, and the state of that."""
+    if is_mountable(surface):
+        return "mount", f"a mount of {surface.name}", "there"
+    if surface.kind is Kind.CONFIGFS:
+        return "mkdir", f"a folder in {surface.name}", "there"
+    return "open", surface.name, "open"
 
 
 def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
@@ -384,6 +466,9 @@ def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
         target = f"/mnt/{surface.slug}"
         take = [_any("mkdir", target), _any("mount", _mount(surface, target))]
         return take, [_any("umount", target), _any("rmdir", target)], "A mount is held."
+    if surface.kind is Kind.CONFIGFS:
+        folder = f"{surface.name}/held"
+        return [_any("mkdir", folder)], [_any("rmdir", folder)], "A folder in configfs is held."
     open_both = [
         _any("open", {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}),
         _any("open", {"slot": 1, "path": surface.name, "flags": ["rdonly", "nonblock"]}),
@@ -391,8 +476,9 @@ def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
     return open_both, [_any("close", 0), _any("close", 1)], "A device is held open."
 
 
-#: Kinds of files that must keep the module from going while they are held.
-_PINNING: Final = (Kind.CHARACTER, Kind.BLOCK)
+#: Kinds that must keep the module from going while they are held; of configfs it is a folder
+#: that somebody has made.
+_PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.CONFIGFS)
 
 
 def must_pin(surface: Surface) -> bool:
@@ -421,9 +507,12 @@ def held_files(around: Around, group: Group) -> Scenario:
         if one.writable:
             touch.append(_any("write", {"slot": slot, "count": 8}))
     give = [_any("close", slot) for slot in range(len(paths))]
-    # debugfs and some of procfs may take a reference for the time that a file is open.
+    # debugfs and some of procfs may take a reference for the time that a file is open, and so
+    # does configfs.
     may = ["ok"] if group.kind in (Kind.SYSFS, Kind.SYSCTL) else ["ok", *_REFUSED]
-    holder = [load(around), *take, {"barrier": 0}, {"barrier": 1}, *touch, *give, {"barrier": 2}]
+    first, last = _folders_of(paths)
+    holder = [load(around), *first, *take, {"barrier": 0}, {"barrier": 1}, *touch, *give, *last,
+              {"barrier": 2}]  # fmt: skip
     remover: list[Step] = [
         {"barrier": 0},
         {"delete_module": "${module}", "expect": may, "retries": 5},
@@ -454,7 +543,7 @@ def use(
         after: what is done when the module has gone, each time.
     """
     rng = random.Random(seed)
-    steps = [step for group in several for step in _use(group, rng, "u")]
+    steps = [step for group in several for step in _use_whole(group, rng, "u")]
     gone = [_any("umount_all", "/mnt"), unload(expect=["ok"], retries=_LAST_RELEASE)]
     user = _one("user", [load(around), *steps, *around.use, *gone, *after], repeat=turns)
     text = {
@@ -465,7 +554,7 @@ def use(
         },
         "actors": [user, *_waker(["user"])],
     }
-    return make(name, _on_disk(text, _surfaces(several)), around)
+    return make(name, _with_surroundings(text, _surfaces(several)), around)
 
 
 def _surfaces(several: Iterable[Group]) -> list[Surface]:
@@ -481,7 +570,7 @@ def in_order(around: Around, several: Sequence[Group]) -> tuple[Scenario, ...]:
     if around.use:
         lines.append(("own-use", list(around.use), ()))
     return tuple(
-        make(f"order-{name}", _on_disk(_line(around, steps), used), around)
+        make(f"order-{name}", _with_surroundings(_line(around, steps), used), around)
         for name, steps, used in lines or [("alone", [], ())]
     )
 
@@ -497,11 +586,13 @@ def _line(around: Around, steps: Sequence[Step]) -> dict[str, Any]:
 def _in_order(group: Group) -> list[Step]:
     surface = group.surfaces[0]
     if group.kind in FILES:
-        return [step for act in _file_acts(group.surfaces, random.Random(1)) for step in act]
+        steps = [step for act in _file_acts(group.surfaces, random.Random(1)) for step in act]
+        first, last = _folders_of(group.surfaces)
+        return [*first, *steps, *last]
     if surface.kind in (Kind.CHARACTER, Kind.BLOCK):
         rng = random.Random(1)
         opened = {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}
-        acts = _device_acts(rng, _KNOWN_REQUESTS)
+        acts = _device_acts(rng, (*surface.requests, *_KNOWN_REQUESTS))
         return [_any("open", opened), *(step for act in acts for step in act), _any("close", 0)]
     return _use(group, random.Random(1), "o")
 
@@ -530,7 +621,7 @@ def users(around: Around, name: str, several: Sequence[Group], seed: int, turns:
         "setup": [load(around)],
         "actors": [*actors, _one("remover", remove, until=names), *_waker(names, alive)],
     }
-    return make(name, _on_disk(text, _surfaces(several)), around)
+    return make(name, _with_surroundings(text, _surfaces(several)), around)
 
 
 def _waker(names: Sequence[str], alive: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -538,6 +629,25 @@ def _waker(names: Sequence[str], alive: Sequence[str] | None = None) -> list[dic
     steps: list[Step] = [{"sleep": 40_000}]
     steps += [_any("kill", {"actor": name, "signal": "USR1"}) for name in alive or names]
     return [_one("waker", steps, until=list(names))]
+
+
+def _use_whole(group: Group, rng: random.Random, tag: str) -> list[Step]:
+    """Return the steps of somebody who leaves out nothing that can be done, in any order."""
+    surface = group.surfaces[0]
+    before: list[Step] = []
+    after: list[Step] = []
+    if group.kind in FILES:
+        before, after = _folders_of(group.surfaces)
+        acts = _file_acts(group.surfaces, rng)
+    elif surface.kind in (Kind.CHARACTER, Kind.BLOCK):
+        for how in ("wronly", "rdonly", "rdwr"):
+            flags = {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]}
+            before += [_any("close", 0), _any("open", flags)]
+        acts, after = _device_acts(rng, _requests(rng, surface)), [_any("close", 0)]
+    else:
+        return _use(group, rng, tag)
+    rng.shuffle(acts)
+    return [*before, *(step for act in acts for step in act), *after]
 
 
 def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
@@ -550,15 +660,37 @@ def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
         case Kind.FILESYSTEM | Kind.DISK_FILESYSTEM:
             return _use_filesystem(surface, tag)
         case Kind.INTERFACE:
-            return [_any("ifup", surface.name), {"delay": 2000}, _any("ifdown", surface.name)]
+            return _use_interface(surface.name)
+        case Kind.LINK:
+            name = f"chk{tag}"
+            link = _shell(f"ip link add name {name} type {surface.name}")
+            return [link, *_use_interface(name), _shell(f"ip link del {name}")]
+        case Kind.DEPENDENT:
+            # Another user may be faster, and who unloads may come between.
+            return [_any("finit_module", f"/payload/{surface.name}.ko"), {"delay": 2000},
+                    _gone(surface.name)]  # fmt: skip
         case _:
             folder = f"{surface.name}/check{tag}"
             return [_any("mkdir", folder), {"delay": 2000}, _any("rmdir", folder)]
 
 
+def _use_interface(name: str) -> list[Step]:
+    """Return the steps of somebody who sends a packet through an interface and takes it down."""
+    # Nobody answers: who waits for that is ended. In a scenario $$ stands for $.
+    send = (
+        f"exec >/dev/null 2>&1; ip addr add {_ADDRESS}/24 dev {name}; "
+        f"ping -c 1 -W 1 -I {name} {_PEER} & sleep 0.01; kill $$!; wait; "
+        f"ip addr del {_ADDRESS}/24 dev {name}"
+    )
+    return [_any("ifup", name), _shell(send), _any("ifdown", name)]
+
+
+def _shell(command: str) -> Step:
+    return _any("exec", {"program": "/bin/sh", "args": ["-c", command]})
+
+
 def _use_device(surface: Surface, rng: random.Random) -> list[Step]:
-    requests = [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
-    acts = _device_acts(rng, requests)
+    acts = _device_acts(rng, _requests(rng, surface))
     opens = [
         [_any("open", {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]})]
         for how in ("rdwr", "rdwr", "rdonly", "wronly")
@@ -581,10 +713,21 @@ def _device_acts(rng: random.Random, requests: Sequence[int]) -> list[list[Step]
             _any("touch", {"map": 0}),
             _any("munmap", 0),
         ],
+        [
+            _any("mmap", {"map": 0, "slot": 0, "length": 8192, "prot": ["read", "write"]}),
+            _any("touch", {"map": 0, "how": "write"}),
+            _any("munmap", 0),
+        ],
         *([_any("ioctl", {"slot": 0, "request": request, "arg": rng.choice((0, 1))}),
            _any("ioctl", {"slot": 0, "request": request, "data": "abc"})]
           for request in requests),
     ]  # fmt: skip
+
+
+def _requests(rng: random.Random, device: Surface) -> list[int]:
+    """Return what a device is asked: what its module knows, what any may know, and by chance."""
+    by_chance = [rng.choice(_KNOWN_REQUESTS), *(_request(rng) for _ in range(3))]
+    return [*device.requests, *by_chance]
 
 
 def _request(rng: random.Random) -> int:
@@ -600,7 +743,19 @@ def _choose(bodies: Sequence[Sequence[Step]]) -> Step:
 
 
 def _use_files(files: Sequence[Surface], rng: random.Random) -> list[Step]:
-    return [{"loop": 8, "do": [_choose(_file_acts(files, rng))]}]
+    first, last = _folders_of(files)
+    return [*first, {"loop": 8, "do": [_choose(_file_acts(files, rng))]}, *last]
+
+
+def _folders_of(files: Iterable[Surface]) -> tuple[list[Step], list[Step]]:
+    """Return the steps that make the folders some files of configfs are in, and that remove them.
+
+    Files of other kinds are there by themselves.
+    """
+    pattern = re.compile(rf"(.*/{MADE_FOLDER})/.*")
+    found = [match[1] for one in files if (match := pattern.fullmatch(one.name))]
+    folders = list(dict.fromkeys(found))
+    return [_any("mkdir", one) for one in folders], [_any("rmdir", one) for one in folders]
 
 
 def _file_acts(files: Sequence[Surface], rng: random.Random) -> list[list[Step]]:

@@ -76,6 +76,7 @@ class FakeBench(Bench):
         self.cases: list[Case] = []
         self.module = Module("m", "good", Path("m.ko"), "", "")
         self.modinfo = ()
+        self.requests = ()
 
     def results(
         self,
@@ -128,8 +129,10 @@ def test_module_with_nothing_wrong_passes_every_test() -> None:
     done = battery.run_battery(bench, tests)
     outcomes = {one.name: (one.outcome, one.why) for one in done.results}
     skipped = {name: why for name, (what, why) in outcomes.items() if what is Outcome.SKIPPED}
-    assert skipped == {"parameters": "it has no parameters",
-                       "dependents": "it needs no other module"}  # fmt: skip
+    assert skipped == {
+        "parameters": "it has no parameters",
+        "dependents": "it needs no other module, and none is known to need it",
+    }
     assert {what for name, (what, _) in outcomes.items() if name not in skipped} == {Outcome.PASS}
     assert [one.name for one in done.surfaces] == ["/dev/m", "mfs", "/proc/m", "/proc/fs/m"]
     assert not done.findings
@@ -227,6 +230,30 @@ def test_missing_owner_is_called_that() -> None:
     assert [finding.title for finding in seen] == [
         "missing owner: a mount of mfs can be there while its module is unloaded"
     ]
+
+
+def test_folder_in_configfs_must_keep_the_module() -> None:
+    tree = {"ev": "surface", "survey": "loaded", "section": "configfs", "mode": "40755",
+            "number": "", "line": "/sys/kernel/config/m"}  # fmt: skip
+    file = {**tree, "survey": "made", "mode": "100644",
+            "line": "/sys/kernel/config/m/made-by-check/size"}  # fmt: skip
+
+    def answer(case: Case) -> TrialResult:
+        if case.plan.name == "made-sys-kernel-config-m":
+            return result(*LIFE, file)
+        if case.plan.name == "held-sys-kernel-config-m":
+            return result(*LIFE, sums("mkdir", ok=1), findings=[IN_USE])
+        return result(*LIFE, tree)
+
+    bench = FakeBench(answer)
+    (found,) = outcome(bench, "contract").found
+    assert found.finding.title == (
+        "missing owner: a folder in /sys/kernel/config/m can be there while its module is unloaded"
+    )
+    assert [one.name for one in bench.surfaces] == [tree["line"], file["line"]]
+    tree_itself = bench.surfaces[0]
+    refused = result(sums("mkdir", EPERM=1), findings=[IN_USE])
+    assert battery.name_contract(tree_itself, refused) == ()
 
 
 def test_device_that_cannot_be_opened_is_not_held() -> None:
@@ -347,6 +374,31 @@ def test_dependents_are_what_the_module_needs() -> None:
     assert bench.cases[-1].plan.name == "dependents"
 
 
+def test_module_of_the_family_that_needs_the_main_one_is_used() -> None:
+    bench = FakeBench(lambda case: result(*LIFE))
+    above = dataclasses.replace(bench.module, name="m_user", needs=(bench.module,))
+    alone = dataclasses.replace(bench.module, name="m_other")
+    bench.module = dataclasses.replace(bench.module, others=(("user", above), ("other", alone)))
+    assert [one.name for one in bench.surfaces] == ["m_user"]
+    assert outcome(bench, "dependents").outcome is Outcome.PASS
+    assert bench.cases[-1].plan.name == "needed-by-m_user"
+    outcome(bench, "users")
+    assert bench.cases[-1].plan.name == "users-m_user"
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_forced_unload_is_tried_on_demand_and_where_the_kernel_can(
+    monkeypatch: pytest.MonkeyPatch, can: bool
+) -> None:
+    assert "forced" not in {test.name for test in battery.choose([], sweep_too=True)}
+    config = {"CONFIG_MODULE_FORCE_UNLOAD": "y"} if can else {}
+    monkeypatch.setattr(battery.kernels, "read_config", lambda kernel: config)
+    bench = FakeBench(fine)
+    done = outcome(bench, "forced")
+    assert done.outcome is (Outcome.PASS if can else Outcome.SKIPPED)
+    assert ("forced" in {case.plan.name for case in bench.cases}) is can
+
+
 def test_module_that_exposes_nothing_has_no_users() -> None:
     bench = FakeBench(lambda case: result(*LIFE))
     for name, why in [("use", "exposes nothing"), ("contract", "nothing that it exposes"),
@@ -417,7 +469,8 @@ def test_module_that_may_refuse_to_load_is_left_alone() -> None:
 def test_module_that_refuses_to_load_may_need_parameters() -> None:
     refused = Finding(Sort.ERRNO, "errno: finit_module returned EINVAL")
     bench = FakeBench(lambda case: result(sums("finit_module", EINVAL=1), END, findings=[refused]))
-    assert outcome(bench, "load").why == "parameters that it needs can stand in a harness.yaml"
+    why = outcome(bench, "load").why
+    assert why == "parameters that it needs can stand in a harness.yaml: `harness init` writes one"
 
 
 def test_family_that_is_unloaded_in_two_stages_is_asked_first() -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,51 @@ def test_mistake_in_harness_yaml_is_the_users(
     (folder / "harness.yaml").write_text("known: 3\n")
     assert cli.main(["check", str(folder)]) == ExitStatus.USAGE
     assert "harness.yaml:1: known: input should be a valid list" in capsys.readouterr().err
+
+
+def test_settings_of_what_has_no_folder_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "harness.yaml").write_text("parameters: of-the-folder=1\n")
+    elsewhere = folder.parent / "other.yaml"
+    elsewhere.write_text("parameters: a=1\n")
+    seen = []
+
+    def run(bench: Bench, tests: object, each: object) -> Checked:
+        seen.append(bench.around.parameters)
+        return Checked("m", "6.1", "kasan", "6.1.0", (PASSED,), ())
+
+    monkeypatch.setattr(battery, "run_battery", run)
+    assert cli.main(["check", str(folder), "--settings", str(elsewhere)]) == ExitStatus.OK
+    assert cli.main(["check", str(folder)]) == ExitStatus.OK
+    assert seen == ["a=1", "of-the-folder=1"]
+    missing = folder / "absent.yaml"
+    assert cli.main(["check", str(folder), "--settings", str(missing)]) == ExitStatus.USAGE
+    assert "absent.yaml:1: cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_failing_sites_come_with_what_went_wrong_and_their_stack(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def site(*findings: str, stack: tuple[str, ...] = ()) -> dict[str, Any]:
+        return {"op": "finit_module", "scenario": "order-m", "nth": [7, 9], "kind": "slab",
+                "errno": ["ENOMEM"], "stack": list(stack), "findings": list(findings)}  # fmt: skip
+
+    sites = (
+        site("residue: misc device m", stack=("kmalloc_trace", "m_init m.c:65")),
+        site(stack=("m_open m.c:12",)),
+        site("WARNING in m_exit"),
+    )
+    done = Checked("m", "6.1", "kasan", "6.1.0", (FOUND,), (), sites)
+    monkeypatch.setattr(battery, "run_battery", lambda *rest: done)
+    assert cli.main(["check", str(folder)]) == ExitStatus.FINDINGS
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    start = "failing site: allocation 7, 9 of finit_module in order-m (slab), which said ENOMEM"
+    first = lines.index(start)
+    assert lines[first:] == [
+        start, "  residue: misc device m", "    kmalloc_trace", "    m_init m.c:65",
+        start, "  WARNING in m_exit", "    the kernel did not say where",
+    ]  # fmt: skip
 
 
 def learned(monkeypatch: pytest.MonkeyPatch, *found: Found) -> None:

@@ -20,7 +20,7 @@ ROWS = (
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "memlists",
      "growth"),
     ("klogrules", "store", "elf", "scenario", "kernelfiles"),
-    ("klogextent", "surfaces", "failstack", "shrink", "ascode", "asscenario", "asshell",
+    ("klogextent", "surfaces", "ioctls", "failstack", "shrink", "ascode", "asscenario", "asshell",
      "patched"),
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace",
      "journal", "workloads", "failplan", "aspytest"),

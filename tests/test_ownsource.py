@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import inventory, modules, ownarguments, ownsource, sources, store
-from harness.errors import BuildError, InfrastructureError, UsageError
+from harness import cli, inventory, modules, ownarguments, ownsource, sources, store
+from harness.errors import BuildError, ExitStatus, InfrastructureError, UsageError
 from harness.lab import Lab
 from harness.modules import Module
 from harness.ownsource import Own
@@ -331,6 +331,59 @@ def test_header_that_the_kernel_does_not_have(made: Lab, tmp_path: Path) -> None
     files = {"Kbuild": "obj-m := mine.o\n", "mine.c": "#include <linux/gone.h>\n" + ONE}
     error = failure(made, write(tmp_path / "mine", files))
     assert "includes linux/gone.h, which the kernel fake does not have" in error.message
+
+
+NEEDS_BASE = {
+    "base/Kbuild": "obj-m := base.o\n",
+    "base/base.c": "int base_call(void) { return 1; }\nEXPORT_SYMBOL(base_call);\n",
+    "mine/Kbuild": "obj-m := mine.o\n",
+    "mine/mine.c": "int base_call(void);\nint (*p)(void) = base_call;\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "said"),
+    [
+        ({"mine/mine.c": ONE}, "{}/mine", ("no Kbuild file in it",)),
+        ({}, "{}/absent", ("absent': no such folder",)),
+        ({"mine/Kbuild": "obj-m := mine.o\n", "mine/mine.c": "int x;\nint z = y;\n"}, "{}/mine",
+         ("mine: does not compile for 9.8.7-small", "mine.c:2:9: error:")),
+        ({f"mine/{name}": text for name, text in USES_BLOCK.items()}, "{}/mine",
+         ("lacks: BLOCK (for submit_block)", "hint: build a kernel that has it: --add-config")),
+        ({f"mine/{name}": text for name, text in USES_BLOCK.items()},
+         "{}/mine --add-config NO_SUCH",
+         ("--add-config: kernel fake cannot have NO_SUCH",)),
+        (NEEDS_BASE, "{}/mine",
+         ("needs symbols of another module: base_call", "hint: compile them together")),
+        ({}, "{}/other/nic.ko",
+         ("built for kernel 9.8.7-check, not for 9.8.7-small", "hint: give the folder")),
+        ({"mine.ko": "no module"}, "{}/mine.ko", ("mine.ko: not a kernel module",)),
+        ({}, "--in-tree fs/poool", ("fs has no module poool; did you mean pool?",)),
+        ({"mine.deb/x": ""}, "--dkms {}/mine.deb", ("mine.deb: no such file",)),
+    ],
+    ids=["no-kbuild", "no-folder", "compile", "option", "no-such-option", "other-module",
+         "vermagic", "no-module", "place", "package"],
+)  # fmt: skip
+def test_bad_input_is_the_users_and_is_said_without_a_traceback(
+    made: Lab,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: Mapping[str, str],
+    words: str,
+    said: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("KMOD_HARNESS_CACHE", str(made.cache.root))
+    write(tmp_path, files)
+    (tmp_path / "other").mkdir()
+    shutil.copyfile(made.kernel("fake", "check").build / "drivers/net/nic.ko",
+                    tmp_path / "other/nic.ko")  # fmt: skip
+    argv = [*words.format(tmp_path).split(), "--kernel", "fake", "--profile", "kasan"]
+    assert cli.main(["check", *argv]) == ExitStatus.USAGE
+    error = capsys.readouterr().err
+    for text in said:
+        assert text in error
+    assert "Traceback" not in error
 
 
 # ---- modules of the kernel's own source ---------------------------------------------------------

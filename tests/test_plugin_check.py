@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 
 PLUGIN = """
@@ -96,6 +98,36 @@ def test_one_item_for_each_kernel(pytester: pytest.Pytester) -> None:
 def test_same_under_xdist(pytester: pytest.Pytester) -> None:
     result = run(pytester, "--harness-check", "module", "-n", "2")
     result.assert_outcomes(passed=1, failed=1, errors=1, skipped=1)
+
+
+def test_verdicts_go_into_junits_document(pytester: pytest.Pytester) -> None:
+    run(pytester, "--harness-check", "module", "--junitxml", "out.xml")
+    (suite,) = ElementTree.parse(pytester.path / "out.xml").getroot()
+    cases = {case.get("name"): case for case in suite}
+    inside = {name: [part.tag for part in case] for name, case in cases.items()}
+    assert inside == {"load": [], "cycles": ["failure"], "use": ["error"], "users": ["skipped"]}
+    # Whoever reads only this file knows what was found, and how to see it again.
+    text = cases["cycles"][0].text or ""
+    assert "residue: residue: misc device m" in text
+    assert "replay: harness replay runs/b" in text
+    assert "the guest has gone" in (cases["use"][0].text or "")
+
+
+def test_modules_to_load_first_must_be_there(pytester: pytest.Pytester) -> None:
+    (pytester.path / "module" / "harness.yaml").write_text("load_first: [cor]\n")
+    made_up = pytester.path / "madeup.py"
+    made_up.write_text(
+        made_up.read_text()
+        + """
+from harness.bench import Bench
+from harness.modules import Module
+
+Bench.module = Module("m", "good", pathlib.Path("m.ko"), "", "")
+"""
+    )
+    result = run(pytester)
+    result.assert_outcomes(errors=4)
+    result.stdout.fnmatch_lines(["*load_first: no module is called 'cor'; there are: m*"])
 
 
 def test_mistakes_of_the_user_are_said(pytester: pytest.Pytester) -> None:

@@ -28,6 +28,8 @@ def event(section: str, line: str, mode: int = 0, number: str = "") -> dict[str,
         (event("sysctl", "/proc/sys/m", 0o100644), Kind.SYSCTL, "/proc/sys/m"),
         (event("configfs", "/sys/kernel/config/m", 0o040755), Kind.CONFIGFS,
          "/sys/kernel/config/m"),
+        (event("configfs", "/sys/kernel/config/m/version", 0o100444), Kind.CONFIGFS_FILE,
+         "/sys/kernel/config/m/version"),
         (event("device", "240 knobs"), Kind.NUMBER, "240 knobs"),
         (event("thread", "kpool"), Kind.THREAD, "kpool"),
         (event("interrupt", "/proc/irq/9/mine", 0o040555), Kind.INTERRUPT, "9 mine"),
@@ -79,7 +81,29 @@ def test_record_says_mode_and_number() -> None:
     assert device.record() == {
         "kind": "character device", "name": "/dev/dk0", "mode": "0600", "number": "240:0",
     }  # fmt: skip
-    assert Surface(Kind.FILESYSTEM, "poolfs").record() == {"kind": "filesystem", "name": "poolfs"}
+    (device, tree) = surfaces.with_requests(
+        [device, Surface(Kind.FILESYSTEM, "poolfs")], (0x5401, 0x80081272)
+    )
+    assert device.record()["requests"] == ["0x5401", "0x80081272"]
+    assert tree.record() == {"kind": "filesystem", "name": "poolfs"}
+
+
+def test_of_a_folder_that_was_made_only_the_files_are_told() -> None:
+    made = "/sys/kernel/config/m/made-by-check"
+    seen = [
+        {**event("configfs", made, 0o040755), "survey": "made"},
+        {**event("configfs", f"{made}/size", 0o100644), "survey": "made"},
+        {**event("node", "/dev/m0", 0o060600, "240:0"), "survey": "made"},
+        {**event("procfs", "/proc/fs/m", 0o100444), "survey": "mounted"},
+    ]
+    found = [(one.kind, one.name) for one in surfaces.learn_inside(seen)]
+    assert found == [(Kind.PROC, "/proc/fs/m"), (Kind.CONFIGFS_FILE, f"{made}/size")]
+
+
+def test_kinds_of_interfaces_are_in_the_modinfo() -> None:
+    modinfo = [("alias", "rtnl-link-dummy"), ("license", "GPL"), ("alias", "net-pf-16-proto-12"),
+               ("alias", "rtnl-link-$(reboot)"), ("depends", "rtnl-link-x")]  # fmt: skip
+    assert surfaces.learn_links(modinfo) == (Surface(Kind.LINK, "dummy"),)
 
 
 def test_how_much_was_left_out() -> None:

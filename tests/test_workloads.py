@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness import disks, workloads
+from harness import disks, surfaces, workloads
 from harness.errors import ScenarioError
 from harness.program import Actor, Choose, Op, Program, walk
 from harness.scenario import Scenario
 from harness.scenario_compile import compile_program
-from harness.surfaces import Kind, Surface
+from harness.surfaces import MADE_FOLDER, Kind, Surface
 from harness.workloads import NOTHING, Around
 
 DEVICE = Surface(Kind.CHARACTER, "/dev/dk0", 0o020600, "240:0")
@@ -26,8 +26,12 @@ INTERFACE = Surface(Kind.INTERFACE, "dummy0")
 FILES = tuple(Surface(Kind.SYSFS, f"/sys/m/a{i}", 0o100644) for i in range(15))
 SECRET = Surface(Kind.DEBUGFS, "/sys/kernel/debug/m", 0o100200)
 TREE = Surface(Kind.CONFIGFS, "/sys/kernel/config/m", 0o040755)
+ATTRIBUTE = Surface(Kind.CONFIGFS_FILE, f"{TREE.name}/{MADE_FOLDER}/size", 0o100644)
+LINK = Surface(Kind.LINK, "dummy")
+ABOVE = Surface(Kind.DEPENDENT, "m_user")
 THREAD = Surface(Kind.THREAD, "kpool")
-ALL = (DEVICE, DISK, FILESYSTEM, MINIX, INTERFACE, *FILES, SECRET, TREE, THREAD)
+ALL = (DEVICE, DISK, FILESYSTEM, MINIX, INTERFACE, LINK, *FILES, SECRET, TREE, ATTRIBUTE, ABOVE,
+       THREAD)  # fmt: skip
 
 
 def compiled(plan: Scenario, seed: int = 1, lane: str = "det") -> Program:
@@ -48,8 +52,9 @@ def ops_of(program: Program) -> list[Op]:
 def test_groups_are_what_one_user_takes() -> None:
     found = {group.name: len(group.surfaces) for group in workloads.groups(ALL)}
     assert found == {
-        "dk0": 1, "brd0": 1, "poolfs": 1, "minix": 1, "dummy0": 1, "sys-kernel-config-m": 1,
-        "sysfs-files": workloads.MAX_FILES, "debugfs-files": 1,
+        "dk0": 1, "brd0": 1, "poolfs": 1, "minix": 1, "dummy0": 1, "dummy": 1,
+        "sys-kernel-config-m": 1, "m_user": 1,
+        "sysfs-files": workloads.MAX_FILES, "debugfs-files": 1, "configfs-files": 1,
     }  # fmt: skip
 
 
@@ -74,14 +79,16 @@ GROUPS = workloads.groups(ALL)
         workloads.cycles(NOTHING, 3),
         workloads.load_twice(NOTHING),
         workloads.unload_absent(NOTHING),
+        workloads.forced(NOTHING),
         workloads.dependents(NOTHING, ["core"]),
         workloads.parameter(NOTHING, "p", "array of int"),
         workloads.parameter(NOTHING, "p", "array of int", huge=True),
         workloads.signals(NOTHING, "KILL"),
         workloads.signals(NOTHING, "USR1"),
-        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM, MINIX)),
-        workloads.survey_mounted(NOTHING, MINIX),
-        *(workloads.held_files(NOTHING, one) for one in GROUPS[-2:]),
+        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM, MINIX, TREE)),
+        *(workloads.survey_inside(NOTHING, one) for one in (MINIX, TREE)),
+        workloads.needed_by(NOTHING, ABOVE),
+        *(workloads.held_files(NOTHING, one) for one in GROUPS[-3:]),
         workloads.use(NOTHING, GROUPS, 1),
         workloads.users(NOTHING, "crowd", GROUPS, 1, 3),
         *(workloads.users(NOTHING, one.name, [one], 1, 3) for one in GROUPS),
@@ -114,6 +121,49 @@ def test_filesystem_that_wants_a_disk_has_one_while_it_is_loaded() -> None:
     (mount,) = [op for op in ops_of(program) if op.name == "mount"]
     assert mount.args[0] == device
     assert mount.args[2] == "minix"
+
+
+def test_folder_in_configfs_is_there_while_its_files_are_used() -> None:
+    (group,) = workloads.groups([ATTRIBUTE])
+    folder = ATTRIBUTE.name.rpartition("/")[0]
+    held = workloads.held_files(NOTHING, group)
+    for plan in (workloads.use(NOTHING, [group], 1), *workloads.in_order(NOTHING, [group]), held):
+        ops = [(op.name, op.args[0]) for op in ops_of(compiled(plan))]
+        opened = [op.args[1] for op in ops_of(compiled(plan)) if op.name == "open"]
+        assert set(opened) == {ATTRIBUTE.name}
+        made, gone = ops.index(("mkdir", folder)), ops.index(("rmdir", folder))
+        first, *_, last = (number for number, op in enumerate(ops) if op[0] in ("open", "close"))
+        assert made < first < last < gone
+    assert not [op for op in ops_of(compiled(workloads.held_files(NOTHING, GROUPS[-3])))
+                if op.name == "mkdir"]  # fmt: skip
+
+
+def test_user_of_a_kind_of_interface_sends_through_one_of_his_own() -> None:
+    program = compiled(workloads.users(NOTHING, "x", workloads.groups([LINK]), 1, 2))
+    users = [actor for actor in program.actors if actor.name.startswith("user")]
+    names = []
+    for user in users:
+        ops = [node for _, node in walk(user.body) if isinstance(node, Op)]
+        (name,) = {op.args[0] for op in ops if op.name in ("ifup", "ifdown")}
+        made, sent, gone = [str(op.args[1][1]) for op in ops if op.name == "exec"]
+        assert made == f"ip link add name {name} type dummy"
+        assert gone == f"ip link del {name}"
+        assert f"ping -c 1 -W 1 -I {name} " in sent
+        # IFNAMSIZ, include/uapi/linux/if.h.
+        assert len(str(name)) < 16
+        names.append(name)
+    assert len(set(names)) == len(users) == 2
+
+
+def test_what_depends_on_the_module_goes_before_it_in_the_end() -> None:
+    (group,) = workloads.groups([ABOVE])
+    for plan in (workloads.users(NOTHING, "x", [group], 1, 2), workloads.use(NOTHING, [group], 1),
+                 workloads.needed_by(NOTHING, ABOVE)):  # fmt: skip
+        last = [op.args[0] for op in compiled(plan).teardown if isinstance(op, Op)]
+        assert last == ["m_user", "m"]
+    steps = [(op.name, op.expect) for op in ops_of(compiled(plan))][1:4]
+    assert steps == [("finit_module", ("ok",)), ("delete_module", ("EAGAIN",)),
+                     ("delete_module", ("ok",))]  # fmt: skip
 
 
 def test_every_disk_has_a_device_of_its_own() -> None:
@@ -242,15 +292,16 @@ def test_each_unload_comes_after_its_first_stage() -> None:
     stage: dict[str, Any] = {"write_file": {"path": "/unload", "data": "now"}, "retries": 9}
     around = Around(before_unload=(stage,))
     for plan in (workloads.held(around, DEVICE), workloads.cycles(around, 2),
+                 workloads.forced(around),
                  workloads.users(around, "x", GROUPS, 1, 2)):  # fmt: skip
         ops = ops_of(compiled(plan))
         for before, op in itertools.pairwise(ops):
-            if op.name == "delete_module":
+            if (op.name, op.args[0]) == ("delete_module", "m"):
                 refused = {"EAGAIN", "EBUSY"} & set(op.expect)
                 assert before.name == "write_file"
                 # Where unload may be refused, so may its first stage.
                 assert before.expect == (("any",) if refused else ("ok",))
-    group = GROUPS[-1]
+    group = GROUPS[-2]
     held = compiled(workloads.held_files(around, group))
     first = next(op for op in ops_of(held) if op.name == "delete_module")
     assert first.place == workloads.first_unload(around)
@@ -259,3 +310,35 @@ def test_each_unload_comes_after_its_first_stage() -> None:
 def test_wrong_steps_are_said() -> None:
     with pytest.raises(ScenarioError, match="no op or field is called 'mkdirs'"):
         workloads.survey(Around(setup=({"mkdirs": "/x"},)))
+
+
+def test_who_only_uses_a_device_leaves_nothing_out() -> None:
+    acts = {"read", "write", "pread", "pwrite", "lseek", "poll", "fsync", "mmap", "touch", "ioctl"}
+    orders = set()
+    for seed in range(1, 6):
+        plan = workloads.use(NOTHING, workloads.groups([DEVICE]), seed)
+        names = [op.name for op in ops_of(compiled(plan))]
+        assert acts <= set(names)
+        # With the device open for both: what cannot be opened otherwise is tried before.
+        last = [op for op in ops_of(compiled(plan)) if op.name == "open"][-1]
+        assert last.args[2] == ("rdwr", "nonblock")
+        assert names.index("read") > max(i for i, name in enumerate(names) if name == "open")
+        orders.add(tuple(names))
+    assert len(orders) > 1
+
+
+def test_device_is_asked_what_its_module_knows() -> None:
+    (device,) = surfaces.with_requests([DEVICE], (0x6B01, 0xC0086B02))
+    groups = workloads.groups([device])
+    for plan in (workloads.use(NOTHING, groups, 1), *workloads.in_order(NOTHING, groups),
+                 workloads.users(NOTHING, "x", groups, 1, 2)):  # fmt: skip
+        asked = {op.args[1] for op in ops_of(compiled(plan)) if op.name == "ioctl"}
+        assert {0x6B01, 0xC0086B02} < asked
+
+
+def test_who_only_uses_files_takes_each() -> None:
+    (group,) = workloads.groups(FILES)
+    ops = ops_of(compiled(workloads.use(NOTHING, [group], 1)))
+    read = {op.args[1] for op in ops if op.name == "open"}
+    written = {op.args[0] for op in ops if op.name == "write_file"}
+    assert read == written == {one.name for one in group.surfaces}

@@ -13,6 +13,7 @@ from harness.bench import Bench, Options, Outcome, Result
 from harness.errors import ExitStatus
 from harness.lab import Lab
 from harness.machine import Lane
+from harness.surfaces import MADE_FOLDER, Kind
 
 pytestmark = pytest.mark.vm
 
@@ -80,6 +81,9 @@ def test_module_that_goes_nowhere_has_a_clear_verdict(
     [
         ("no-owner", "contract",
          "missing owner: /dev/misbehave can be open while its module is unloaded"),
+        ("folders-no-owner", "contract",
+         "missing owner: a folder in /sys/kernel/config/misbehave can be there while its module is"
+         " unloaded"),
         ("leaves-memory", "load", "residue: vmalloc area of misbehave_keep"),
         ("leaves-proc", "load", "residue: proc entry misbehave"),
         ("quiet-warning", "load", "tainted: warning that the console does not show"),
@@ -90,6 +94,19 @@ def test_mistake_is_named(
 ) -> None:
     (result,) = check(harness_lab, variant, tmp_path, test).results
     assert title in titles(result)
+
+
+def test_folders_that_a_user_makes_are_used_and_keep_the_module(
+    harness_lab: Lab, tmp_path: Path
+) -> None:
+    done = check(harness_lab, "folders", tmp_path, "use", "contract", "files")
+    wrong = [(one.name, one.outcome, one.why, titles(one)) for one in done.results
+             if one.outcome is not Outcome.PASS]  # fmt: skip
+    assert wrong == []
+    tree = "/sys/kernel/config/misbehave"
+    kinds = {one.name: one.kind for one in done.surfaces}
+    assert kinds[tree] is Kind.CONFIGFS
+    assert kinds[f"{tree}/{MADE_FOLDER}/depth"] is Kind.CONFIGFS_FILE
 
 
 def test_command_ends_with_a_table_a_document_and_a_status(

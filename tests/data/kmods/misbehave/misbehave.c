@@ -3,12 +3,14 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/completion.h>
+#include <linux/configfs.h>
 #include <linux/fs.h>
 #include <linux/kernel.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/panic.h>
 #include <linux/proc_fs.h>
+#include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 static unsigned int level;
@@ -32,6 +34,88 @@ static const struct proc_ops misbehave_proc_ops = {
 	.proc_lseek = noop_llseek,
 };
 
+#if defined(MISTAKE_folders) || defined(MISTAKE_folders_no_owner)
+/* Folders that users make, with a file in each. */
+#ifdef MISTAKE_folders
+#define FOLDERS_OWNER	THIS_MODULE
+#else
+#define FOLDERS_OWNER	NULL
+#endif
+
+static ssize_t misbehave_depth_show(struct config_item *item, char *page)
+{
+	return sprintf(page, "0\n");
+}
+CONFIGFS_ATTR_RO(misbehave_, depth);
+
+static struct configfs_attribute *misbehave_attrs[] = {
+	&misbehave_attr_depth,
+	NULL,
+};
+
+static void misbehave_release(struct config_item *item)
+{
+	kfree(item);
+}
+
+static struct configfs_item_operations misbehave_item_ops = {
+	.release = misbehave_release,
+};
+
+static const struct config_item_type misbehave_item_type = {
+	.ct_owner = FOLDERS_OWNER,
+	.ct_item_ops = &misbehave_item_ops,
+	.ct_attrs = misbehave_attrs,
+};
+
+static struct config_item *misbehave_make_item(struct config_group *group, const char *name)
+{
+	struct config_item *item = kzalloc(sizeof(*item), GFP_KERNEL);
+
+	if (!item)
+		return ERR_PTR(-ENOMEM);
+	config_item_init_type_name(item, name, &misbehave_item_type);
+	return item;
+}
+
+static struct configfs_group_operations misbehave_group_ops = {
+	.make_item = misbehave_make_item,
+};
+
+static const struct config_item_type misbehave_folders_type = {
+	.ct_owner = FOLDERS_OWNER,
+	.ct_group_ops = &misbehave_group_ops,
+};
+
+static struct configfs_subsystem misbehave_folders = {
+	.su_group.cg_item = {
+		.ci_namebuf = "misbehave",
+		.ci_type = &misbehave_folders_type,
+	},
+};
+
+static int __maybe_unused misbehave_add_folders(void)
+{
+	config_group_init(&misbehave_folders.su_group);
+	mutex_init(&misbehave_folders.su_mutex);
+	return configfs_register_subsystem(&misbehave_folders);
+}
+
+static void __maybe_unused misbehave_remove_folders(void)
+{
+	configfs_unregister_subsystem(&misbehave_folders);
+}
+#else
+static int __maybe_unused misbehave_add_folders(void)
+{
+	return 0;
+}
+
+static void __maybe_unused misbehave_remove_folders(void)
+{
+}
+#endif
+
 static DECLARE_COMPLETION(never);
 static void *kept;
 
@@ -43,6 +127,8 @@ static noinline void misbehave_keep(void)
 
 static int __init misbehave_init(void)
 {
+	int err;
+
 	if (level > 9)
 		return -EINVAL;
 	if (__is_defined(MISTAKE_panics_on_load))
@@ -57,7 +143,13 @@ static int __init misbehave_init(void)
 		misbehave_keep();
 	if (__is_defined(MISTAKE_leaves_proc))
 		proc_create("misbehave", 0444, NULL, &misbehave_proc_ops);
-	return misc_register(&misbehave_misc);
+	err = misc_register(&misbehave_misc);
+	if (err)
+		return err;
+	err = misbehave_add_folders();
+	if (err)
+		misc_deregister(&misbehave_misc);
+	return err;
 }
 module_init(misbehave_init);
 
@@ -66,6 +158,7 @@ static void __exit misbehave_exit(void)
 {
 	if (__is_defined(MISTAKE_exit_waits))
 		wait_for_completion(&never);
+	misbehave_remove_folders();
 	misc_deregister(&misbehave_misc);
 }
 module_exit(misbehave_exit);
