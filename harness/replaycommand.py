@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 from collections import Counter
 
 from rich.console import Console
 
-from harness import bundle, kernels, lab, lookinside, report, store
+from harness import bundle, kernels, lab, lookinside, report, stopat, store
 from harness.commands import PERSON_LIMIT_S, replayed, show_progress
 from harness.deadline import Deadline
-from harness.errors import ExitStatus
+from harness.errors import ExitStatus, QemuError, UsageError
 from harness.lab import Lab
 from harness.trial import Trial
 
@@ -21,6 +22,8 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     """Run the trial of a bundle again, and say how much of it was the same."""
     found = bundle.load_bundle(arguments.bundle)
     kernels.load_recipe(found.spec.kernel, found.spec.profile)
+    if arguments.before is not None and not arguments.gdb:
+        raise UsageError("--before says where gdb stops", hint="--gdb --before 200us")
     if arguments.gdb or arguments.core is not None:
         return _look(found, arguments)
     titles: Counter[bool] = Counter()
@@ -47,24 +50,36 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
 
 def _look(found: bundle.Bundle, arguments: argparse.Namespace) -> ExitStatus:
     """Let somebody look into the trial instead of judging it."""
+    before = None if arguments.before is None else stopat.parse_amount(arguments.before)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         trial = replayed(made, found, progress)
     if arguments.gdb:
-        _debug(trial, arguments.stop or [])
+        _debug(trial, arguments.stop or [], before)
     else:
         _dump(trial, arguments)
     return ExitStatus.OK
 
 
-def _debug(trial: Trial, stops: list[str]) -> None:
+def _debug(trial: Trial, stops: list[str], before: int | None) -> None:
     out = Console(highlight=False, soft_wrap=True)
-    with lookinside.debugged(trial, stops) as (qemu, script):
+    with lookinside.debugged(trial, stops, before) as session:
         out.print("the guest waits; in another terminal:")
-        out.print(f"  gdb -x {script}", markup=False)
+        out.print(f"  gdb -x {session.script}", markup=False)
         where = ", ".join(stops or lookinside.default_stops(trial))
-        out.print(f"`continue` there runs it to {where}; it ends with the guest, or with ^C here")
-        qemu.wait_exit(Deadline.after(PERSON_LIMIT_S))
+        if before is not None:
+            where = f"{before} instructions before its first stop; once more, to {where}"
+        out.print(
+            f"`continue` there runs it to {where}; it ends with the guest, or with ^C here",
+            markup=False,
+        )
+        limit = Deadline.after(PERSON_LIMIT_S)
+        if before is not None:
+            # A debugger that was ended takes the guest with it.
+            with contextlib.suppress(QemuError):
+                left = session.wait_early(limit)
+                out.print(f"stopped {left} instructions before the first stop without --before")
+        session.qemu.wait_exit(limit)
 
 
 def _dump(trial: Trial, arguments: argparse.Namespace) -> None:
