@@ -350,7 +350,12 @@ class Lab:
             bound_s=(compiled.bound_us + compiled.settle_us) / 1e6,
             symbols={one.name: one.ko for one in subject.module.everything},
             scan=scan,
+            sources=self._sources(subject),
         )
+
+    @functools.cache  # noqa: B019
+    def _sources(self, subject: Subject) -> str:
+        return modules.sources_digest(subject.family)
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
@@ -359,14 +364,9 @@ class Lab:
         scan = whole.settle_us > 0
         booted = self.booted(spec.kernel, spec.profile, spec.lane, whole.kmemleak, scan)
         stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
-        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols, scan)
-        now = bundle.made_of(trial)
-        differences = tuple(
-            f"{name}: was {then}, is {now.get(name, 'nothing')}"
-            for name, then in found.made_of.items()
-            if now.get(name) != then
-        )
-        return trial, differences
+        sources = found.made_of.get("module sources", "")
+        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols, scan, sources)
+        return trial, bundle.differences(found.made_of, bundle.made_of(trial))
 
     def reseeded(self, trial: Trial, seed: int) -> Trial:
         """Return a trial of the same program with another seed."""

@@ -15,6 +15,7 @@ from harness.commands import PERSON_LIMIT_S, replayed, show_progress
 from harness.deadline import Deadline
 from harness.errors import ExitStatus, QemuError, UsageError
 from harness.lab import Lab
+from harness.machine import Lane
 from harness.trial import Trial
 
 
@@ -29,6 +30,7 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
     titles: Counter[bool] = Counter()
     consoles: Counter[bool] = Counter()
     seen: Counter[str] = Counter()
+    parts = ""
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         trial = replayed(made, found, progress)
@@ -36,13 +38,17 @@ def replay(arguments: argparse.Namespace) -> ExitStatus:
         for _, result in lab.run_trials(trials, arguments.workers, stop=lambda result: False):
             shown = tuple(finding.title for finding in result.findings)
             titles[shown[:1] == found.titles[:1]] += 1
-            digest = store.digest_bytes(result.evidence.console)
-            consoles[digest == found.console_sha256] += 1
+            console = result.evidence.console
+            consoles[console == found.console] += 1
+            if trial.spec.lane is Lane.DET:
+                parts = parts or bundle.first_difference(found.console, console)
             seen["; ".join(shown) or "no finding"] += 1
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"title: {found.titles[0] if found.titles else 'no finding'}", markup=False)
     out.print(f"same title: {titles[True]} of {arguments.times}")
     out.print(f"same console bytes: {consoles[True]} of {arguments.times}")
+    if parts:
+        out.print(f"  first other {parts}", markup=False)
     for outcome, count in seen.most_common():
         out.print(f"  {count} x {outcome}", markup=False)
     return ExitStatus.FINDINGS if titles[True] else ExitStatus.OK
