@@ -23,12 +23,13 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     modules.find_variant(family, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        was = replayed(made, found, progress)
         spec = found.spec
+        # First, for it may not compile.
         subject = made.subject(
             str(family.folder), arguments.variant, spec.kernel, spec.profile, spec.lane
         )
         _check_module(found, subject)
+        was = replayed(made, found, progress)
         done = verify.verify(
             found.titles[0],
             lambda seed: made.reseeded(was, seed),
