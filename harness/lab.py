@@ -377,21 +377,38 @@ class Lab:
     def changed_trial(self, found: bundle.Bundle, subject: Subject, seed: int) -> Trial:
         """Return the trial that a bundle holds, of the same module compiled from other source.
 
-        A plan keeps its function and offset.
+        A plan keeps its function and offset, or moves with its instruction.
 
         Raises:
-            UsageError: that is no instruction of the changed module.
+            UsageError: there is no such instruction in the changed module any more.
         """
         whole = dataclasses.replace(program.Program.parse(found.program), seed=seed)
-        if whole.park is not None:
-            plan = plans.parse(whole.park.plan)
-            point = points.find_point(self.points(subject.module.ko), plan.function, plan.offset)
-            park = dataclasses.replace(whole.park, section=point.section, offset=point.value)
-            whole = dataclasses.replace(whole, park=park)
         spec = dataclasses.replace(
             found.spec, module=subject.family.name, variant=subject.module.variant, seed=seed
         )
+        if whole.park is not None:
+            park = self._moved(found, subject, whole.park)
+            whole = dataclasses.replace(whole, park=park)
+            spec = dataclasses.replace(spec, plan=park.plan)
         return self._ready(subject, spec, whole)
+
+    def _moved(self, found: bundle.Bundle, subject: Subject, park: Park) -> Park:
+        """Return where a changed module has what a plan stops at."""
+        plan = plans.parse(park.plan)
+        changed = [one for one in subject.module.everything if one.name == park.module]
+        if not changed or park.module not in found.symbols:
+            raise UsageError(
+                f"{found.path}: its plan is about a module {park.module}, and"
+                f" {subject.family.name} makes none of that name"
+            )
+        point = points.find_counterpart(
+            self.points(found.symbols[park.module]),
+            self.points(changed[0].ko),
+            plan.function,
+            plan.offset,
+        )
+        plan = dataclasses.replace(plan, offset=point.offset)
+        return dataclasses.replace(park, plan=str(plan), section=point.section, offset=point.value)
 
 
 def _bindings(subject: Subject) -> dict[str, str]:

@@ -29,6 +29,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             str(family.folder), arguments.variant, spec.kernel, spec.profile, spec.lane
         )
         _check_module(found, subject)
+        moved = made.changed_trial(found, subject, spec.seed).spec.plan
+        if moved != spec.plan:
+            progress.console.print(
+                f"plan: {spec.plan}; in the changed module {moved}",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
         was = replayed(made, found, progress)
         done = verify.verify(
             found.titles[0],
