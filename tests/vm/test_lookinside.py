@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, cli, lab, lookinside, modules, proc, scenario
+from harness import bundle, cli, corefile, lab, lookinside, modules, proc, scenario
 from harness.deadline import Deadline
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
@@ -126,6 +126,24 @@ def test_core_file_shows_who_crashed_and_what_is_left(
     assert f"drgn -c {core}" in out
     # It is not written over.
     assert cli.main(["replay", str(path), "--core", str(core)]) == ExitStatus.USAGE
+
+
+def test_core_file_shows_who_is_in_the_module(harness_lab: Lab, tmp_path: Path) -> None:
+    _, trial, _ = finding(harness_lab, "hooknet", "no-grace-period", "packets-vs-unload")
+    core = tmp_path / "core"
+    lookinside.dump_core(trial, core)
+    kernel = trial.template.base.kernel
+    assert kernel.vmlinux is not None
+    corefile.add_vmcoreinfo(core, kernel.release)
+    lines = corefile.view(core, kernel.vmlinux, trial.symbols)
+    assert not [line for line in lines if "cannot be walked" in line], lines
+    # Both that send are in the hook, one of them with functions that were inlined there.
+    inside = [line for line in lines if line.startswith("inside: ")]
+    assert any(
+        re.fullmatch(r"inside: sender\.\d \(\d+\) in .*hooknet_packet \S*hook\.c:\d+", line)
+        for line in inside
+    ), lines
+    assert any(line.startswith("module hooknet: ") for line in lines), lines
 
 
 def test_guest_that_ends_by_itself_has_no_core(harness_lab: Lab, tmp_path: Path) -> None:
