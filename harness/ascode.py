@@ -76,7 +76,8 @@ def write(program: Program, about: str, modules: Sequence[str] = ()) -> str:
     files = " ".join(modules)
     head = (
         "/*\n"
-        + "".join(f" * {line}".rstrip() + "\n" for line in about.splitlines())
+        # What a title says may not end the comment.
+        + "".join(f" * {line}".rstrip() + "\n" for line in about.replace("*/", "* /").splitlines())
         + " *\n"
         + " *\tcc -static -o reproducer reproducer.c\n"
         + f" *\t./reproducer FOLDER\t(as root; FOLDER has {files or 'no module'})\n"

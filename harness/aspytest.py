@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -36,7 +37,8 @@ def write(
     fields = asscenario.document(program, about, lane, modules)
     name = re.sub(r"\W+", "_", title.lower()).strip("_")[:60]
     scenario = asscenario.text(fields)
-    return f'''"""{_quoted(about)}
+    # Only a title may have a backslash, and it means nothing else by it.
+    return f'''"""{_quoted(about.replace(chr(92), 2 * chr(92)))}
 
 Found on kernel {kernel}, lane {lane}. Put this file beside the module's Kbuild, or
 set MODULE; kmod-harness brings the fixture.
@@ -47,7 +49,7 @@ from pathlib import Path
 import pytest
 
 MODULE = Path(__file__).parent
-VARIANT = "{variant}"
+VARIANT = {json.dumps(variant)}
 
 SCENARIO = r"""
 {_quoted(scenario)}"""

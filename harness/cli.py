@@ -185,6 +185,9 @@ def _parser() -> _Parser:
                            " the kernel says that something is wrong")  # fmt: skip
     call.add_argument("--stop", action="append", metavar="PLACE",
                       help="where gdb stops instead: a function, or *(function+0x26)")  # fmt: skip
+    call.add_argument("--before", metavar="AMOUNT",
+                      help="with --gdb: stop so much earlier, too: 5000 instructions, 200us, 3ms",
+                      )  # fmt: skip
     call.add_argument("--core", type=Path, metavar="FILE",
                       help="dump the memory of a guest that panics, for drgn")  # fmt: skip
     call.add_argument("--workers", type=_positive_int, default=os.cpu_count() or 1, metavar="N")

@@ -243,7 +243,9 @@ def replayed(made: Lab, found: Bundle, progress: ProgressLine) -> Trial:
     """Return the trial that a bundle holds, and say what it is made of now and was not then."""
     trial, differences = made.replay_trial(found)
     for difference in differences:
-        progress.console.print(f"not as it was: {difference}", highlight=False)
+        progress.console.print(
+            f"not as it was: {difference}", highlight=False, markup=False, soft_wrap=True
+        )
     return trial
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import drgn
 from drgn import FaultError, Object, Program
+from drgn.helpers.linux.fs import d_path, for_each_file
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import for_each_slab_cache, slab_cache_for_each_allocated_object
@@ -69,7 +70,7 @@ def _note(name: bytes, text: bytes) -> bytes:
 
 
 def view(core: Path, vmlinux: Path, modules: Mapping[str, Path]) -> list[str]:
-    """Return who crashed, the modules, who is inside them, and what is left of their objects.
+    """Return who crashed, the modules, who holds them, who is inside, and what is left of objects.
 
     Args:
         core: see :func:`lookinside.dump_core`.
@@ -122,26 +123,89 @@ def _task(task: Object) -> str:
 
 def _modules(program: Program, wanted: Mapping[str, Path]) -> Iterator[str]:
     head = program["modules"].address_of_()
-    loaded = list(list_for_each_entry("struct module", head, "list"))
-    for module in loaded:
-        name = module.name.string_().decode()
+    loaded = {_text(one.name): one for one in list_for_each_entry("struct module", head, "list")}
+    for name, module in loaded.items():
         # One more than there are users, until it is on its way out (MODULE_REF_BASE).
         users = max(0, int(module.refcnt.counter) - 1)
         state = module.state.format_(type_name=False)
         yield f"module {name}: {state}, {users} references"
-    here = {module.name.string_().decode() for module in loaded}
     for name in wanted:
-        if name not in here:
+        if name not in loaded:
             yield f"module {name}: not loaded any more"
-    # One stack after another: whoever is inside a module has a frame in it.
+    own = {name: loaded[name] for name in wanted if name in loaded}
+    for name, module in own.items():
+        yield from _guarded(f"module {name}: its users", _users(name, module))
+    owners = {module.value_(): name for name, module in own.items()}
+    yield from _guarded("mounts", _mounts(program, owners))
+    ranges = [(first, end, name) for name, module in own.items() for first, end in _areas(module)]
     for task in for_each_task(program):
-        try:
-            names = [frame.symbol().name for frame in program.stack_trace(task)]
-        except (ValueError, LookupError, FaultError):
-            continue
-        inside = [name for name in names if any(name.startswith(f"{one}_") for one in wanted)]
+        yield from _guarded(f"files of {_task(task)}", _files(task, owners))
+        inside = [_frame(frame) for frame in _frames(program, task)
+                  if any(first <= frame.pc < end for first, end, _ in ranges)]  # fmt: skip
         if inside:
             yield f"inside: {_task(task)} in {', '.join(inside)}"
+
+
+def _guarded(what: str, lines: Iterator[str]) -> Iterator[str]:
+    """Lines as far as they come: a kernel that has crashed may have any list in pieces."""
+    try:
+        yield from lines
+    except (ValueError, LookupError, FaultError, AttributeError) as error:
+        yield f"{what}: cannot be walked: {error}"
+
+
+def _text(name: Object) -> str:
+    return str(name.string_().decode(errors="replace"))
+
+
+def _users(name: str, module: Object) -> Iterator[str]:
+    head = module.source_list.address_of_()
+    for use in list_for_each_entry("struct module_use", head, "source_list"):
+        yield f"held: {name} by module {_text(use.source.name)}"
+
+
+def _mounts(program: Program, owners: Mapping[int, str]) -> Iterator[str]:
+    head = program["super_blocks"].address_of_()
+    for block in list_for_each_entry("struct super_block", head, "s_list"):
+        owner = owners.get(int(block.s_type.owner))
+        if owner is not None:
+            count = int(block.s_active.counter)
+            yield f"held: {owner} by a mount of {_text(block.s_type.name)}, {count} users"
+
+
+def _files(task: Object, owners: Mapping[int, str]) -> Iterator[str]:
+    if not task.files:
+        return
+    for number, file in for_each_file(task):
+        owner = owners.get(int(file.f_op.owner)) if file and file.f_op else None
+        if owner is not None:
+            path = d_path(file.f_path).decode(errors="replace")
+            yield f"held: {owner} by {_task(task)}, descriptor {int(number)} on {path}"
+
+
+def _areas(module: Object) -> Iterator[tuple[int, int]]:
+    """Where a module's core lies: two fields until 6.3, an array since (ac3b43283923)."""
+    if _has(module, "core_layout"):
+        areas = [module.core_layout]
+    elif _has(module, "mem"):
+        areas = list(module.mem)
+    else:
+        return
+    for area in areas:
+        base = int(area.base)
+        if base:
+            yield base, base + int(area.size)
+
+
+def _has(module: Object, name: str) -> bool:
+    return any(member.name == name for member in module.type_.type.members or ())
+
+
+def _frames(program: Program, task: Object) -> list[drgn.StackFrame]:
+    try:
+        return list(program.stack_trace(task))
+    except (ValueError, LookupError, FaultError):
+        return []
 
 
 def _objects(program: Program, wanted: Mapping[str, Path]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Scripts for gdb: where a guest's modules lie, and a stop in one of them. Pure.
 
-They are two, for two runs of the same trial. While a debugger holds QEMU, the clock of
+They are for runs of the same trial, one after another. While a debugger holds QEMU, the clock of
 ``-icount sleep=off`` jumps to the next timer, so that a stop changes what comes after it. The first
 script stops where modules are loaded and tells where their sections lie; the second knows that,
 and its first stop is the first one at all.
@@ -23,6 +23,16 @@ FINDINGS: Final = ("print_report", "oops_enter", "__warn", "panic")
 Places = Mapping[str, Mapping[str, int]]
 
 _MARK: Final = "sections of "
+
+#: How a line begins that :data:`COUNT` prints when the guest has stopped.
+STOPPED: Final = "the guest has stopped at "
+#: Goes behind the script for a person: stop once and leave the guest as it is. Where there is
+#: none any more, gdb has no $pc and ends before it prints anything.
+COUNT: Final = f"""\
+continue
+printf "{STOPPED}%#lx\\n", $pc
+disconnect
+"""
 
 # `struct module.sect_attrs` is there when do_init_module() is called (kernel/module/sysfs.c).
 _PROBE: Final = Template("""\

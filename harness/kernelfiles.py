@@ -441,7 +441,10 @@ def _find(kind: str, name: str) -> Path:
     known = _files(f"{kind}s")
     if name not in known:
         names = known_kernels() if kind == "kernel" else known_profiles()
-        raise UsageError(f"{kind} {name!r}: unknown; known: {', '.join(names)}")
+        raise UsageError(
+            f"{kind} {name!r}: unknown; known: {', '.join(names)}",
+            hint=f"one of your own is a file in ${IMAGES_VARIABLE}/{kind}s",
+        )
     return known[name]
 
 

@@ -350,7 +350,12 @@ class Lab:
             bound_s=(compiled.bound_us + compiled.settle_us) / 1e6,
             symbols={one.name: one.ko for one in subject.module.everything},
             scan=scan,
+            sources=self._sources(subject),
         )
+
+    @functools.cache  # noqa: B019
+    def _sources(self, subject: Subject) -> str:
+        return modules.sources_digest(subject.family)
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
@@ -359,14 +364,9 @@ class Lab:
         scan = whole.settle_us > 0
         booted = self.booted(spec.kernel, spec.profile, spec.lane, whole.kmemleak, scan)
         stacked = template.stack_template(self.cache, booted, found.payload, self.progress)
-        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols, scan)
-        now = bundle.made_of(trial)
-        differences = tuple(
-            f"{name}: was {then}, is {now.get(name, 'nothing')}"
-            for name, then in found.made_of.items()
-            if now.get(name) != then
-        )
-        return trial, differences
+        sources = found.made_of.get("module sources", "")
+        trial = Trial(spec, stacked, found.program, found.bound_s, found.symbols, scan, sources)
+        return trial, bundle.differences(found.made_of, bundle.made_of(trial))
 
     def reseeded(self, trial: Trial, seed: int) -> Trial:
         """Return a trial of the same program with another seed."""
@@ -377,21 +377,38 @@ class Lab:
     def changed_trial(self, found: bundle.Bundle, subject: Subject, seed: int) -> Trial:
         """Return the trial that a bundle holds, of the same module compiled from other source.
 
-        A plan keeps its function and offset.
+        A plan keeps its function and offset, or moves with its instruction.
 
         Raises:
-            UsageError: that is no instruction of the changed module.
+            UsageError: there is no such instruction in the changed module any more.
         """
         whole = dataclasses.replace(program.Program.parse(found.program), seed=seed)
-        if whole.park is not None:
-            plan = plans.parse(whole.park.plan)
-            point = points.find_point(self.points(subject.module.ko), plan.function, plan.offset)
-            park = dataclasses.replace(whole.park, section=point.section, offset=point.value)
-            whole = dataclasses.replace(whole, park=park)
         spec = dataclasses.replace(
             found.spec, module=subject.family.name, variant=subject.module.variant, seed=seed
         )
+        if whole.park is not None:
+            park = self._moved(found, subject, whole.park)
+            whole = dataclasses.replace(whole, park=park)
+            spec = dataclasses.replace(spec, plan=park.plan)
         return self._ready(subject, spec, whole)
+
+    def _moved(self, found: bundle.Bundle, subject: Subject, park: Park) -> Park:
+        """Return where a changed module has what a plan stops at."""
+        plan = plans.parse(park.plan)
+        changed = [one for one in subject.module.everything if one.name == park.module]
+        if not changed or park.module not in found.symbols:
+            raise UsageError(
+                f"{found.path}: its plan is about a module {park.module}, and"
+                f" {subject.family.name} makes none of that name"
+            )
+        point = points.find_counterpart(
+            self.points(found.symbols[park.module]),
+            self.points(changed[0].ko),
+            plan.function,
+            plan.offset,
+        )
+        plan = dataclasses.replace(plan, offset=point.offset)
+        return dataclasses.replace(park, plan=str(plan), section=point.section, offset=point.value)
 
 
 def _bindings(subject: Subject) -> dict[str, str]:

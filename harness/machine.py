@@ -49,6 +49,11 @@ class Accelerator(enum.Enum):
     KVM = "kvm"
 
 
+#: An instruction of the ``det`` lane takes 2 to the power of this, nanoseconds.
+_ICOUNT_SHIFT = 1
+#: What its processor executes in a microsecond in which it is not idle.
+INSTRUCTIONS_PER_US = 1000 >> _ICOUNT_SHIFT
+
 #: Everything that QEMU can emulate, but for a fifth level of page tables: most
 #: machines have four, and each level is one more to emulate.
 _EMULATED = "max,la57=off"
@@ -95,6 +100,22 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Counter:
+    """A plugin of QEMU that counts what a guest executes (``harness/stopat.py``)."""
+
+    plugin: Path
+    #: File whose first eight bytes hold the number of instructions so far.
+    count: Path
+    #: The guest is stopped when it has executed so many; None: never.
+    at: int | None = None
+
+    def argv(self) -> list[str]:
+        """Return QEMU's arguments for it."""
+        words = f"file={_escape(self.plugin)},count={_escape(self.count)}"
+        return ["-plugin", words if self.at is None else f"{words},at={self.at}"]
+
+
+@dataclass(frozen=True, slots=True)
 class Debug:
     """How to look into a running guest, which notices nothing of it."""
 
@@ -102,6 +123,7 @@ class Debug:
     gdb: Path | None = None
     #: A guest that panics stops, and its memory can be dumped; else QEMU ends.
     stay: bool = False
+    counter: Counter | None = None
 
     def argv(self) -> list[str]:
         """Return QEMU's arguments for it."""
@@ -110,6 +132,8 @@ class Debug:
             words += ["-gdb", f"unix:{_escape(self.gdb)},server=on,wait=off"]
         if self.stay:
             words.append("-no-shutdown")
+        if self.counter is not None:
+            words += self.counter.argv()
         return words
 
 
@@ -189,7 +213,8 @@ class Machine:
         # SeaBIOS's MP table lists sockets, not cores.
         count = ["-smp", f"{self.lane.processors},cores=1,threads=1"]
         if self.lane is Lane.DET:
-            return ["-accel", "tcg", "-icount", "shift=1,sleep=off", "-cpu", _EMULATED, *count]
+            clock = f"shift={_ICOUNT_SHIFT},sleep=off"
+            return ["-accel", "tcg", "-icount", clock, "-cpu", _EMULATED, *count]
         if self.accelerator is Accelerator.KVM:
             # A clone cannot keep the template's time stamp counter (QEMU,
             # docs/system/i386 "invtsc"; migratable=on leaves it out).

@@ -89,7 +89,10 @@ def search(
     finally:
         # Whoever interrupts it has the best so far.
         if keeper.path is not None:
-            progress.console.print(f"bundle: {report.shown_path(keeper.path)}", highlight=False)
+            progress.console.print(
+                f"bundle: {report.shown_path(keeper.path)}",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
     return keeper.path or found.path, done
 
 

@@ -56,6 +56,12 @@ _ABOUT = ("harness.yaml",)
 _COPY_LIMIT_FILES = 5000
 _COPY_LIMIT_MIB = 100
 
+#: In which way a module's files name the folder that they were compiled in; in each key.
+_PATHS = "relative"
+#: Since this series make works in the module's folder and not in the kernel's (13b25489b6f8,
+#: 6.13), and a path that is seen from the kernel's leads nowhere.
+_IN_MODULE = (6, 13)
+
 #: Flags of a vermagic and the options that they stand for.
 _FLAGS = (
     ("SMP", ("CONFIG_SMP",)),
@@ -341,7 +347,7 @@ def build_module(
     }
     if family.build or family.make:
         inputs |= {"build": family.build, "make": family.make}
-    key = store.digest(inputs)
+    key = store.digest(inputs | {"paths": _PATHS})
 
     def make(into: Path) -> None:
         progress(f"compiling {family.name} {variant} for {kernel.release}", None)
@@ -705,10 +711,10 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
         (work / "Kbuild").write_text("".join(f"obj-m += {below}/\n" for below in family.build))
     done = proc.run(
         ["make", f"-j{os.cpu_count() or 1}", "-C", str(kernel.build), *kernel.make_variables,
-         f"M={place}", f"KMH_VARIANT={variant}",
+         f"M={_seen_from(kernel, place)}", f"KMH_VARIANT={variant}",
          # Some Makefiles take it for their own folder, which it is where one runs make in that.
          f"PWD={place}", *_make_words(family),
-         f"KCFLAGS=-ffile-prefix-map={tree}/=", "modules"],
+         f"KCFLAGS={_prefix_maps(kernel, tree)}", "modules"],
         deadline=Deadline.after(_BUILD_LIMIT_S), check=False, merge_stderr=True,
     )  # fmt: skip
     found = {_module_name(path.stem): path for path in sorted(work.rglob("*.ko"), reverse=True)}
@@ -716,7 +722,9 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     made = {name: found[name] for name in sorted(names) if name in found}
     missing = sorted(set(names) - made.keys())
     if done.status != 0 or missing:
-        output = done.stdout.decode(errors="replace").replace(f"{work}/", "")
+        output = done.stdout.decode(errors="replace")
+        for name in (f"{work}/", f"{_seen_from(kernel, work)}/"):
+            output = output.replace(name, "")
         known = buildhelp.explain(output, kernel, family.home)
         raise BuildError(
             f"{family.name if family.as_made else f'{family.name} {variant}'}: does not compile"
@@ -736,6 +744,32 @@ def _compile(family: Family, variant: str, kernel: Kernel, into: Path) -> None:
     for path in tree.rglob("*"):
         if path.is_file() and path not in copied:
             path.unlink()
+
+
+def _seen_from(kernel: Kernel, place: Path) -> str:
+    """Return the path of a folder as make is told it.
+
+    KASAN keeps the names of files beside their variables, in what is loaded (no prefix map
+    changes them), and no two machines have their caches in the same place.
+    """
+    if _series(kernel) >= _IN_MODULE:
+        return str(place)
+    return os.path.relpath(place, kernel.build.resolve())
+
+
+def _series(kernel: Kernel) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", kernel.release)[:2])
+
+
+def _prefix_maps(kernel: Kernel, tree: Path) -> str:
+    """Return the compiler's options that leave this machine's folders out of a module."""
+    # Of several that fit, the last one counts.
+    debug = ((kernel.build.resolve(), "."), (f"{kernel.source}/", ""))
+    files = dict.fromkeys((f"{_seen_from(kernel, tree)}/", f"{tree}/"))
+    return " ".join(
+        [f"-fdebug-prefix-map={folder}={instead}" for folder, instead in debug]
+        + [f"-ffile-prefix-map={name}=" for name in files]
+    )
 
 
 def _make_words(family: Family) -> list[str]:

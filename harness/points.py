@@ -9,6 +9,8 @@ stay are boundaries still; one that was patched over is merely never reached.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ _PADDING: Final = ("nop", "int3")
 TRACER_CALL: Final = "call __fentry__"
 _TRACER_OFFSETS: Final = (0, 4)
 _CALL_BYTES: Final = 5
+
+_TARGET: Final = re.compile(r"^(call|j[a-z]+) (?:0x)?[0-9a-f]+$")
 
 _MACHINES: Final = {"x86-64": (capstone.CS_ARCH_X86, capstone.CS_MODE_64)}
 
@@ -130,6 +134,40 @@ def find_point(points: Sequence[Point], function: str, offset: int) -> Point:
             f"{name}: no instruction begins there", hint=f"the nearest one is {near.name}"
         )
     return found[0]
+
+
+def find_counterpart(
+    before: Sequence[Point], after: Sequence[Point], function: str, offset: int
+) -> Point:
+    """The point of a changed module that a point of the module before has become.
+
+    It is the one at the same offset where that is the same instruction, and else the one that
+    stands in its place among the instructions of the function that are as they were.
+
+    Raises:
+        UsageError: the function has gone, or nothing stands in that place.
+    """
+    old = find_point(before, function, offset)
+    then = [point for point in before if point.function == function]
+    now = [point for point in after if point.function == function]
+    same = [point for point in now if point.offset == offset and _what(point) == _what(old)]
+    if len(same) == 1:
+        return same[0]
+    # Short and often the same: none of them is noise (difflib, "autojunk").
+    matcher = difflib.SequenceMatcher(
+        None, [_what(point) for point in then], [_what(point) for point in now], autojunk=False
+    )
+    at = then.index(old)
+    for block in matcher.get_matching_blocks():
+        if block.a <= at < block.a + block.size:
+            return now[block.b + at - block.a]
+    # Nothing is sure any more; what is there may still be what is meant.
+    return find_point(after, function, offset)
+
+
+def _what(point: Point) -> str:
+    """An instruction without the place that it leads to, which moves with all that is changed."""
+    return _TARGET.sub(r"\1", point.text)
 
 
 def name_value(ko: Path, section: str, value: int) -> str | None:

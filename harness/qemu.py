@@ -92,6 +92,14 @@ class Qemu:
         arguments = {"paging": False, "protocol": f"file:{path}"}
         self.qmp.command("dump-guest-memory", Deadline.after(CONTROL_LIMIT_S), arguments)
 
+    def instructions(self) -> int:
+        """Return how many instructions a stopped guest of the ``det`` lane has executed.
+
+        Raises:
+            QemuError: QEMU has gone.
+        """
+        return int(self.qmp.command("query-replay", Deadline.after(CONTROL_LIMIT_S))["icount"])
+
     def quit(self) -> None:
         """Ask QEMU to exit and wait for it."""
         deadline = Deadline.after(proc.GRACE_S)

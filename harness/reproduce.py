@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from harness import lab, rates, sweep, verify
 from harness.deadline import Deadline
-from harness.errors import UsageError
+from harness.errors import BuildError, StorageError, UsageError
 from harness.lab import Lab, Subject
 from harness.machine import Lane
 from harness.plan import Plan
@@ -139,6 +139,7 @@ def reproduce(
         text: the kernel's report, for its frames.
 
     Raises:
+        BuildError: the module does not compile.
         HarnessError: a trial left no evidence.
     """
     search = _Search(made, subject, workloads, title, workers, Deadline.after(budget_s), progress)
@@ -171,6 +172,8 @@ class _Search:
         try:
             trials = self._trials(way, text)
             return self._first(trials, tried, end)
+        except (BuildError, StorageError):
+            raise
         except UsageError as error:
             tried.why = error.message
             return None

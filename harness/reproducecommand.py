@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         out.print(_which_kernel(known, kernel), markup=False, highlight=False)
         named = argparse.Namespace(kernel=kernel, profile=profile)
         announce(made, named, out)
+        # A module that does not compile for that kernel is no bug that was not found.
+        made.build(source, variant, kernel, profile)
 
         def subject(lane: Lane) -> Subject:
             return made.subject(source, variant, kernel, profile, lane)

@@ -14,6 +14,9 @@ from harness.proc import require_program, run
 from harness.template import scratch_folder
 
 _LIMIT_S = 300.0
+#: Of a tarball or a revision: a kernel's source has some 90,000 files and 1.5 GiB.
+_MAX_FILES = 200_000
+_MAX_BYTES = 4 << 30
 
 
 @contextlib.contextmanager
@@ -25,7 +28,8 @@ def unpacked(place: str, revision: str = "") -> Iterator[str]:
         revision: of the git repository that the folder is in.
 
     Raises:
-        UsageError: the revision does not exist, or the tarball is none or leads outside.
+        UsageError: the revision does not exist, or the tarball is none, leads outside or is too
+            large.
     """
     path = Path(place)
     if revision:
@@ -69,9 +73,9 @@ def _ask(path: Path, revision: str, *words: str) -> str:
         done = run([git, "-C", str(path), *words], deadline=Deadline.after(_LIMIT_S))
     except CommandError as error:
         why = (error.evidence or "").strip().splitlines()
-        raise UsageError(
-            f"{path}: git revision {revision!r} cannot be had: {why[-1] if why else error}"
-        ) from error
+        # To verify a name quietly is to say nothing when there is none.
+        said = why[-1] if why else "there is no such commit"
+        raise UsageError(f"{path}: git revision {revision!r} cannot be had: {said}") from error
     return done.stdout.decode().strip()
 
 
@@ -95,10 +99,26 @@ def _check_out(path: Path, revision: str, folder: Path) -> Path:
 def _extract(archive: Path, into: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
+            _check_size(archive, tar)
             # Neither links nor names that lead outside, nor devices: PEP 706.
             tar.extractall(into, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UsageError(f"{archive}: cannot be unpacked: {error}") from error
+
+
+def _check_size(archive: Path, tar: tarfile.TarFile) -> None:
+    """Refuse what would fill the disk, by what it says of itself; no more is unpacked.
+
+    Raises:
+        UsageError: it is larger than sources of a module are.
+    """
+    size = 0
+    for files, member in enumerate(tar, start=1):
+        size += member.size
+        if files > _MAX_FILES or size > _MAX_BYTES:
+            raise UsageError(
+                f"{archive}: holds more than {_MAX_FILES} files or {_MAX_BYTES >> 20} MiB"
+            )
 
 
 def _only_folder(folder: Path) -> Path:

@@ -111,6 +111,10 @@ class Base:
             arguments=self.arguments,
         )
 
+    def qemu_arguments(self) -> str:
+        """Return QEMU's command line, without the paths that say nothing about the guest."""
+        return " ".join(_anonymous(self).argv(qmp_fd=0, report=""))
+
     def qemu_version(self) -> str:
         """Return the first line of what QEMU says of itself."""
         shown = proc.run([str(self.qemu), "--version"], deadline=Deadline.after(60)).stdout
@@ -165,7 +169,7 @@ def boot_template(
             "qemu": f"{base.qemu_version()} {base.qemu.stat().st_size}",
             "lane": base.lane.value,
             "accelerator": base.accelerator.value,
-            "machine": " ".join(_anonymous(base).argv(qmp_fd=0, report="")),
+            "machine": base.qemu_arguments(),
         }
     )
     return _make(cache, key, base, None, NO_INPUT, progress, f"booting {base.kernel.release}")

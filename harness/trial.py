@@ -67,6 +67,8 @@ class Trial:
     symbols: Mapping[str, Path]
     #: Look through the guest's memory at the end (``harness/memscan.py``).
     scan: bool = False
+    #: Digest of what its modules were compiled from; empty where nobody knows.
+    sources: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,19 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     modules.find_variant(family, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
-        was = replayed(made, found, progress)
         spec = found.spec
+        # First, for it may not compile.
         subject = made.subject(
             str(family.folder), arguments.variant, spec.kernel, spec.profile, spec.lane
         )
         _check_module(found, subject)
+        moved = made.changed_trial(found, subject, spec.seed).spec.plan
+        if moved != spec.plan:
+            progress.console.print(
+                f"plan: {spec.plan}; in the changed module {moved}",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
+        was = replayed(made, found, progress)
         done = verify.verify(
             found.titles[0],
             lambda seed: made.reseeded(was, seed),

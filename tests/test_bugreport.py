@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import bugreport, modules, reproducecommand, revision
+from harness import bugreport, cli, modules, reproducecommand, revision
 from harness.bugreport import BugReport
-from harness.errors import ScenarioError, UsageError
+from harness.errors import ExitStatus, ScenarioError, UsageError
 from harness.patched import Patch
 
 LOG = """\
@@ -200,10 +200,79 @@ def test_commits_of_a_folder(repository: Path) -> None:
         revision.commits(repository, "none", "HEAD")
 
 
-@pytest.mark.parametrize("name", ["none", "--output=x", "old^{tree}"])
-def test_revision_that_is_none(repository: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="git revision"), revision.unpacked(str(repository), name):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("none", "there is no such commit"),
+        ("--output=x", "there is no such commit"),
+        ("old^{tree}", "expected commit type"),
+    ],
+)
+def test_revision_that_is_none(repository: Path, name: str, why: str) -> None:
+    with (
+        pytest.raises(UsageError, match=rf"git revision .* cannot be had: .*{why}"),
+        revision.unpacked(str(repository), name),
+    ):
         pass
+
+
+def test_tarball_that_would_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.c").write_text("x" * 1000)
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        for number in range(3):
+            tar.add(tmp_path / "m.c", f"m/{number}.c")
+    for limit, value in (("_MAX_BYTES", 2999), ("_MAX_FILES", 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(revision, limit, value)
+            with (
+                pytest.raises(UsageError, match=r"m\.tar: holds more than"),
+                revision.unpacked(str(tmp_path / "m.tar")),
+            ):
+                pass
+    with revision.unpacked(str(tmp_path / "m.tar")) as place:
+        assert len([*Path(place).iterdir()]) == 3
+
+
+#: Nine levels of nine: each is small, and all of them together are 400 million words.
+BOMB = "\n".join(
+    ['a0: &a0 "x"', *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("title: oops\n", "nothing in it says which kernel"),
+        (BOMB, "more than 20000 values"),
+        ("title: " + "[" * 5000, "report.yaml:1"),
+        ("title: !!python/object/apply:os.system [id]\nkernel: '6.1'\n", "report.yaml:1"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE, revision: v9}\n", "no such commit"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/none}\n", "no such folder"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE, variant: none}\n", "'none'"),
+        (
+            "title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, patch: none}\n",
+            "none: no such file",
+        ),
+    ],
+    ids=["kernel", "bomb", "deep", "tag", "revision", "folder", "variant", "patch"],
+)
+def test_report_that_is_refused_runs_nothing(
+    text: str, why: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def never(*rest: object, **named: object) -> None:
+        raise AssertionError("something was built or run")
+
+    monkeypatch.setenv("KMOD_HARNESS_CACHE", str(tmp_path / "cache"))
+    for name in ("kernel", "build", "subject", "booted"):
+        monkeypatch.setattr(f"harness.lab.Lab.{name}", never)
+    (repository / "Kbuild").write_text("obj-m := m.o\n")
+    form = tmp_path / "report.yaml"
+    form.write_text(text.replace("HERE", str(repository)))
+    assert cli.main(["reproduce", str(form)]) == ExitStatus.USAGE
+    said = capsys.readouterr().err
+    assert why in said
+    assert "Traceback" not in said
 
 
 def test_revision_needs_a_repository(tmp_path: Path) -> None:

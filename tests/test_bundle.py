@@ -2,15 +2,18 @@
 """Bundles are written by a trial and read by anybody; a hostile one stops at the door."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness import bundle, store
-from harness.errors import UsageError
+from harness import bundle, cli, store
+from harness.errors import ExitStatus, UsageError
 from harness.machine import Lane
+from harness.program import Op, Program
 
-PROGRAM = b"kmod-program 1\n"
+PROGRAM = Program("load-unload", 7, 5_000_000, (), setup=(Op("setup[0]", "sync"),)).serialise()
 
 
 @pytest.fixture
@@ -109,12 +112,185 @@ def test_file_that_is_too_large(folder: Path) -> None:
         bundle.load_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["modules/../../secret", "modules/link"])
-def test_file_outside_of_the_bundle(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("modules/../../secret", "names a file outside of itself"),
+        ("modules/link.ko", "names a file outside of itself"),
+        ("modules/loop.ko", "names a file outside of itself"),
+        ("/etc/hostname", "names a file outside of itself"),
+        ("modules/foo", "names a file that no bundle has"),
+        ("modules/deep/foo.ko", "names a file that no bundle has"),
+        ("modules/a\nshell rm.ko", "names a file that no bundle has"),
+        ("else", "names a file that no bundle has"),
+    ],
+)
+def test_file_that_is_none_of_a_bundle(folder: Path, name: str, why: str) -> None:
     (folder.parent / "secret").write_text("s")
-    (folder / "modules" / "link").symlink_to(folder.parent / "secret")
+    (folder / "modules" / "link.ko").symlink_to(folder.parent / "secret")
+    (folder / "modules" / "loop.ko").symlink_to(folder / "modules" / "loop.ko")
     record = json.loads((folder / "bundle.json").read_text())
     record["sha256"][name] = store.digest_bytes(b"s")
     write_record(folder, record)
+    with pytest.raises(UsageError, match=why):
+        bundle.load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["program.txt", "payload.cpio", "console.log", "bundle.json"])
+def test_file_that_is_a_link_to_elsewhere(folder: Path, name: str) -> None:
+    # Its content is what it has to be: only where it lies is wrong.
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
     with pytest.raises(UsageError, match="names a file outside of itself"):
         bundle.load_bundle(folder)
+
+
+def test_pipe_is_not_waited_for(folder: Path) -> None:
+    (folder / "console.log").unlink()
+    os.mkfifo(folder / "console.log")
+    with pytest.raises(UsageError, match=r"console\.log is missing"):
+        bundle.load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["program.txt", "payload.cpio", "console.log"])
+def test_file_without_a_digest(folder: Path, name: str) -> None:
+    record = json.loads((folder / "bundle.json").read_text())
+    del record["sha256"][name]
+    write_record(folder, record)
+    with pytest.raises(UsageError, match=f"has no digest of {name}"):
+        bundle.load_bundle(folder)
+
+
+def with_program(folder: Path, text: bytes) -> None:
+    (folder / "program.txt").write_bytes(text)
+    record = json.loads((folder / "bundle.json").read_text())
+    record["sha256"]["program.txt"] = store.digest_bytes(text)
+    write_record(folder, record)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (b"5000000", b"99999999999999999999", "program.txt: program text, line 4"),
+        (b"setup\n", b"setup\nloop 99999999999\n", "program.txt: program text, line 7"),
+        (b"setup\n", b"setup\n" + b"loop 9\n" * 60, "nested deeper than 16"),
+        (b"setup\n", b"setup\n" + b"op setup[0] ok - 0 sync\n" * 5000, "5001 ops and blocks, more"),
+        (b"seed 7", b"seed 8", "says seed 7, and its program has 8"),
+        (b"5000000", b"6000000", "says 5.0 s, and its program may take 6"),
+        (b"kmod-program 1", b"kmod-program 2", "unknown version"),
+        (b"teardown\n", b"park then%20what * foo .text 1 1 hold\nend\nteardown\n", "is no plan"),
+        (b"\n", b"\r\n", "program text"),
+    ],
+)
+def test_program_that_no_executor_takes(folder: Path, old: bytes, new: bytes, why: str) -> None:
+    with_program(folder, PROGRAM.replace(old, new))
+    with pytest.raises(UsageError, match=why):
+        bundle.load_bundle(folder)
+
+
+def test_payload_that_is_no_archive(folder: Path) -> None:
+    (folder / "payload.cpio").write_bytes(b"PK")
+    record = json.loads((folder / "bundle.json").read_text())
+    record["sha256"]["payload.cpio"] = store.digest_bytes(b"PK")
+    write_record(folder, record)
+    with pytest.raises(UsageError, match="no archive for the guest"):
+        bundle.load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        # What it names would be downloaded and compiled.
+        ("kernel", "/tmp/evil.yaml", "is no name of one"),
+        ("kernel", "evil.yaml", "is no name of one"),
+        ("kernel", "../6.1", "is no name of one"),
+        ("kernel", 6.1, "no line of text"),
+        ("module", "a\x1b]0;b\x07", "no line of text"),
+        ("variant", "x" * 10_000, "no line of text"),
+        ("lane", "fast", "malformed"),
+        ("seed", "7", "malformed"),
+        ("seed", 7.5, "malformed"),
+        ("more", "x", "malformed"),
+    ],
+)
+def test_trial_that_is_none(folder: Path, name: str, value: object, why: str) -> None:
+    trial = json.loads((folder / "bundle.json").read_text())["trial"]
+    change(folder, trial=trial | {name: value})
+    with pytest.raises(UsageError, match=why):
+        bundle.load_bundle(folder)
+
+
+@pytest.mark.parametrize("bound", ["NaN", "Infinity", "-5.0", "1e400", "5" + "0" * 400, '"5.0"'])
+def test_bound_that_is_not_the_programs(folder: Path, bound: str) -> None:
+    text = (folder / "bundle.json").read_text().replace('"bound_s": 5.0', f'"bound_s": {bound}')
+    (folder / "bundle.json").write_text(text)
+    if bound == '"5.0"':
+        # Python reads a number from it, and it is the right one.
+        assert bundle.load_bundle(folder).bound_s == 5.0
+        return
+    with pytest.raises(UsageError, match=r"its program may take 5|malformed"):
+        bundle.load_bundle(folder)
+
+
+@pytest.mark.parametrize("title", ["a\nb", "\x1b[2J", 7, None, "x" * 501])
+def test_title_that_is_no_line(folder: Path, title: object) -> None:
+    change(folder, findings=[{"kind": "splat", "title": title}])
+    with pytest.raises(UsageError, match="no line of text"):
+        bundle.load_bundle(folder)
+
+
+def test_title_of_a_kernel_that_says_anything_is_kept_as_a_line() -> None:
+    assert bundle._printable("oops \x1b[2J\n") == "oops \\x1b[2J\\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["replay"], ["replay", "--gdb"], ["minimise"], ["verify", "--module", "poolfs"],
+     ["bisect", "--module", "poolfs", "--kernels", "6.1"]],
+    ids=lambda words: " ".join(words[:2]),
+)  # fmt: skip
+def test_nothing_runs_of_a_bundle_that_is_refused(
+    folder: Path, command: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def never(self: object, *rest: object) -> None:
+        raise AssertionError("something was built or run")
+
+    monkeypatch.setattr("harness.lab.Lab.__init__", never)
+    monkeypatch.setattr("harness.proc.run", never)
+    with_program(folder, PROGRAM.replace(b"5000000", b"6000000"))
+    assert cli.main([command[0], str(folder), *command[1:]]) == ExitStatus.USAGE
+    said = capsys.readouterr().err
+    assert "says 5.0 s, and its program may take 6" in said
+    assert "Traceback" not in said
+
+
+def test_kernel_is_named_and_not_placed() -> None:
+    trial = bundle.Trial(
+        bundle.TrialSpec("m", "good", "/home/me/mine.yaml", "kasan", Lane.DET, "s", 1),
+        SimpleNamespace(), b"", 1.0, {},
+    )  # type: ignore[arg-type]  # fmt: skip
+    assert bundle._movable(trial).spec.kernel == "mine"
+
+
+def test_differences_in_words() -> None:
+    then = {"compiler": "gcc 12", "qemu": "7.2", "qemu arguments": " ".join(["-x"] * 50 + ["-a 1"])}
+    now = {"compiler": "gcc 13", "qemu": "7.2", "qemu arguments": " ".join(["-x"] * 50 + ["-b 1"])}
+    assert bundle.differences(then, now) == (
+        "compiler: was gcc 12, is gcc 13", "qemu arguments: was -a, is -b",
+    )  # fmt: skip
+    assert bundle.differences({"image": "x"}, {}) == ("image: was x, is nothing",)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "where"),
+    [
+        (b"a\nb\n", b"a\nb\n", ""),
+        (b"a\nb\n", b"a\nc\n", "line 2: was 'b', is 'c'"),
+        (b"a\nb", b"a", "line 2: was 'b', is its end"),
+        (b"a", b"a\n\xff", r"line 2: was its end, is '\xff'"),
+        (b"\x1b", b"x", r"line 1: was '\x1b', is 'x'"),
+    ],
+)
+def test_consoles_part_somewhere(then: bytes, now: bytes, where: str) -> None:
+    assert bundle.first_difference(then, now) == where

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import minimisecommand
+from harness import cli, minimisecommand
 from harness.errors import ExitStatus, UsageError
 from harness.machine import Lane
 from harness.program import Actor, Op, Park, Program
@@ -92,3 +92,37 @@ def test_best_so_far_is_kept_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     keeper = minimisecommand._Keeper(made, found)
     keeper.keep(cast(Any, SimpleNamespace(trial=9, result=None)))
     assert keeper.path == tmp_path / "runs" / "minimised" / "seed9"
+
+
+def test_who_interrupts_the_search_has_the_best_so_far(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(root: Path, trial: Any, result: Any, payload: bytes, text: str) -> Path:
+        path = root / f"seed{trial}"
+        path.mkdir(parents=True)
+        return path
+
+    def interrupted(trial: Any, title: str, *, keep: Any, **rest: Any) -> None:
+        for seed in (7, 8):
+            keep(SimpleNamespace(trial=seed, result=None))
+        raise KeyboardInterrupt
+
+    found = bundle_of(PROGRAM, "oops")
+    found.path = tmp_path / "runs" / "b"
+    made = SimpleNamespace(kernel=lambda *names: None)
+    monkeypatch.setattr(minimisecommand.bundle, "load_bundle", lambda path: found)
+    monkeypatch.setattr(minimisecommand.bundle, "write_bundle", write)
+    monkeypatch.setattr(minimisecommand.lab, "decoded", lambda result, kernel: "")
+    monkeypatch.setattr(minimisecommand.minimise, "minimise", interrupted)
+    monkeypatch.setattr(minimisecommand.store.Store, "open", lambda: None)
+    monkeypatch.setattr(minimisecommand, "Lab", lambda cache, progress: made)
+    monkeypatch.setattr(minimisecommand, "replayed", lambda made, found, progress: None)
+    out = tmp_path / "out.c"
+    # As a shell has it: 128 and the signal's number.
+    assert cli.main(["minimise", "b", "--as", "c", "--out", str(out)]) == 130
+    best = tmp_path / "runs" / "minimised" / "seed8"
+    assert [*best.parent.iterdir()] == [best]
+    said = capsys.readouterr().err
+    assert f"bundle: {best}" in said
+    assert "harness: interrupted" in said
+    assert not out.exists()

@@ -138,3 +138,42 @@ def test_other_machines_are_refused(tmp_path: Path) -> None:
     ko.write_bytes(content)
     with pytest.raises(UsageError, match="code for aarch64; what is understood is x86-64"):
         points.find_points(ko)
+
+
+def listing(*texts: str, size: int = 4) -> list[points.Point]:
+    """Points of one function, its instructions of the same size."""
+    return [points.Point(".text", 64 + at * size, "f", at * size, text)
+            for at, text in enumerate(texts)]  # fmt: skip
+
+
+BEFORE = listing("push rbp", "mov rax, rdi", "call 0x70", "je 0x80", "dec eax", "ret")
+
+
+@pytest.mark.parametrize(
+    ("after", "offset", "moved"),
+    [
+        # Nothing has changed but where a call leads.
+        (listing("push rbp", "mov rax, rdi", "call 0x90", "je 0xa0", "dec eax", "ret"), 8, 8),
+        # A lock is taken first, and all the rest has moved.
+        (listing("push rbp", "call 0x10", "mov rax, rdi", "call 0x90", "je 0x99", "dec eax", "ret"),
+         16, 20),
+        (listing("push rbp", "call 0x10", "mov rax, rdi", "call 0x90", "je 0x99", "dec eax", "ret"),
+         0, 0),
+        # It is no more; what stands there now may be what is meant.
+        (listing("push rbp", "mov rax, rdi", "call 0x70", "je 0x80", "inc eax", "ret"), 16, 16),
+    ],
+    ids=["same", "moved", "stayed", "replaced"],
+)  # fmt: skip
+def test_plan_moves_with_its_instruction(
+    after: list[points.Point], offset: int, moved: int
+) -> None:
+    assert points.find_counterpart(BEFORE, after, "f", offset).offset == moved
+
+
+def test_instruction_that_has_gone_is_said() -> None:
+    with pytest.raises(UsageError, match=r"f\+0x10: no instruction begins there"):
+        points.find_counterpart(BEFORE, listing("push rbp", "ret"), "f", 16)
+    with pytest.raises(UsageError, match="the module has no function f"):
+        points.find_counterpart(BEFORE, [], "f", 16)
+    with pytest.raises(UsageError, match=r"f\+0x3: no instruction begins there"):
+        points.find_counterpart(BEFORE, BEFORE, "f", 3)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from harness import modules, reproduce, reproducecommand
-from harness.errors import ExitStatus, UsageError
+from harness.errors import BuildError, ExitStatus, StorageError, UsageError
 from harness.machine import Lane
 from harness.reproduce import Reproduced, Tried, Way
 from harness.trial import TrialResult
@@ -160,8 +160,9 @@ CPU: 0 PID: 46 Comm: x Tainted: G O 6.3.1 #1
 
 
 def command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: bool, text: str = LOG, **changes: Any
-) -> tuple[ExitStatus, list[Any]]:
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: bool, text: str = LOG,
+    build: Callable[..., None] | None = None, **changes: Any,
+) -> tuple[ExitStatus, list[Any]]:  # fmt: skip
     (tmp_path / "mail.txt").write_text(text)
     asked: list[Any] = []
 
@@ -178,7 +179,7 @@ def command(
                           Count(1, 20) if shown else None)  # fmt: skip
 
     monkeypatch.setattr(reproducecommand.store.Store, "open", lambda: None)
-    made = SimpleNamespace(subject=subject)
+    made = SimpleNamespace(subject=subject, build=build or (lambda *names: None))
     monkeypatch.setattr(reproducecommand, "Lab", lambda cache, progress: made)
     monkeypatch.setattr(reproducecommand, "announce", lambda *rest: None)
     monkeypatch.setattr(reproducecommand.reproduce, "reproduce", run)
@@ -216,6 +217,31 @@ def test_sample_module_is_known_by_its_frames(
 def test_not_reproduced_is_no_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     status, _ = command(monkeypatch, tmp_path, shown=False)
     assert status == ExitStatus.OK
+
+
+def test_module_that_does_not_compile_is_said_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = []
+
+    def build(*names: str) -> None:
+        tried.append(names)
+        raise BuildError("poolfs good: does not compile for 6.1.9")
+
+    with pytest.raises(BuildError, match=r"does not compile for 6\.1\.9"):
+        command(monkeypatch, tmp_path, shown=False, build=build)
+    assert tried == [("poolfs", "good", "6.1", "kasan")]
+
+
+@pytest.mark.parametrize("error", [BuildError, StorageError])
+def test_what_cannot_be_built_is_no_way_that_was_not_gone(
+    monkeypatch: pytest.MonkeyPatch, error: type[UsageError]
+) -> None:
+    def answer(made: Made) -> list[str]:
+        raise error("no")
+
+    with pytest.raises(error, match="no"):
+        search(monkeypatch, answer)
 
 
 def test_module_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

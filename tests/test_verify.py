@@ -117,11 +117,13 @@ class Spec:
     profile: str = "kasan"
     lane: str = "det"
     seed: int = 1
+    plan: str = "* f+0x1 #1 then users"
 
 
 def command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: Verdict, makes: str = "m"
-) -> ExitStatus:
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: Verdict, makes: str = "m",
+    plan: str = Spec.plan,
+) -> ExitStatus:  # fmt: skip
     found = SimpleNamespace(path=Path("b"), titles=("oops",), spec=Spec(), symbols={"m": Path()})
     module = SimpleNamespace(everything=[SimpleNamespace(name=makes)])
     family = SimpleNamespace(folder=Path("m"))
@@ -129,6 +131,7 @@ def command(
     made = SimpleNamespace(
         replay_trial=lambda found: (None, ("qemu: was 1, is 2",)),
         subject=lambda *names: subject,
+        changed_trial=lambda *rest: SimpleNamespace(spec=Spec(plan=plan)),
     )
     done = Verified(verdict, "oops", Count(5, 5), Count(0, 20), 20, 0.95, (), None)
     monkeypatch.setattr(verifycommand.bundle, "load_bundle", lambda path: found)
@@ -156,6 +159,16 @@ def test_status_and_document(
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["schema"] == verify.SCHEMA
     assert document["verdict"] == verdict.value
+
+
+def test_plan_that_moves_with_its_instruction_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, tmp_path, Verdict.FIXED)
+    assert "plan:" not in capsys.readouterr().err
+    command(monkeypatch, tmp_path, Verdict.FIXED, plan="* f+0x9 #1 then users")
+    said = capsys.readouterr().err
+    assert "plan: * f+0x1 #1 then users; in the changed module * f+0x9 #1 then users" in said
 
 
 def test_another_module_cannot_be_a_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from harness import bundle, cli, lab, lookinside, modules, proc, scenario
+from harness import bundle, cli, corefile, lab, lookinside, modules, proc, scenario
 from harness.deadline import Deadline
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
-from harness.machine import Lane
+from harness.machine import INSTRUCTIONS_PER_US, Lane
 from harness.trial import Trial, TrialResult
 
 pytestmark = pytest.mark.vm
@@ -34,20 +35,65 @@ def finding(
     pytest.fail(f"{family} {variant}: no finding with {len(SEEDS)} seeds")
 
 
-@pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
+def gdb(session: lookinside.Session, *commands: str) -> str:
+    """As a person would, but that nobody types."""
+    words = [word for command in commands for word in ("-ex", command)]
+    argv = ["gdb", "-nx", "-batch", "-x", str(session.script), *words]
+    return proc.run(argv, deadline=Deadline.after(600.0), merge_stderr=True).stdout.decode()
+
+
+needs_gdb = pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
+#: At the finding: who is there, and the pointer that it is about.
+SEE = ("bt 12", r'printf "address %lx\n", info->access_addr')
+
+
+@needs_gdb
 def test_debugger_stops_in_the_module_and_reads_the_freed_pointer(harness_lab: Lab) -> None:
     _, trial, result = finding(harness_lab, "hooknet", "no-grace-period", "packets-vs-unload")
     said = re.search(rb"at addr ([0-9a-f]{16}) by task", result.evidence.console)
     assert said
-    with lookinside.debugged(trial) as (_, script):
-        limit = Deadline.after(600.0)
-        # As for a person, but that nobody types.
-        words = ["-batch", "-x", str(script), "-ex", "continue", "-ex", "bt 12",
-                 "-ex", r'printf "address %lx\n", info->access_addr']  # fmt: skip
-        done = proc.run(["gdb", "-nx", *words], deadline=limit, merge_stderr=True)
-    out = done.stdout.decode()
+    with lookinside.debugged(trial) as session:
+        out = gdb(session, "continue", *SEE)
     assert re.search(r"hooknet_packet .* at \S*hook\.c:\d+", out), out
     assert f"address {said[1].decode()}" in out
+
+
+@needs_gdb
+def test_debugger_stops_before_the_finding_and_finds_it_as_it_was(harness_lab: Lab) -> None:
+    _, trial, result = finding(harness_lab, "hooknet", "no-grace-period", "packets-vs-unload")
+    said = re.search(rb"at addr ([0-9a-f]{16}) by task", result.evidence.console)
+    assert said
+    wanted = 200 * INSTRUCTIONS_PER_US
+    with lookinside.debugged(trial, before=wanted) as session:
+        with ThreadPoolExecutor(1) as pool:
+            early = pool.submit(session.wait_early, Deadline.after(600.0))
+            out = gdb(session, "continue", r'printf "early at %#lx\n", $pc', "continue", *SEE)
+        left = early.result()
+        console = (session.script.parent / "console.log").read_bytes()
+    # A block of instructions is not stopped within, and has 512 at most (TCG_MAX_INSNS).
+    assert wanted - 512 < left <= wanted
+    first, second = out.split("early at ")
+    assert "SIGINT" in first
+    assert "print_report" not in second.partition("Breakpoint")[0]
+    assert re.search(r"hooknet_packet .* at \S*hook\.c:\d+", second), out
+    assert f"address {said[1].decode()}" in second
+    # The clock is where it was, too: what is printed first has the same time on it.
+    at = result.evidence.console.index(b"====")
+    assert console[:at] == result.evidence.console[:at]
+
+
+def test_stop_that_never_comes_or_lies_too_early_is_said(harness_lab: Lab, tmp_path: Path) -> None:
+    _, trial, _ = finding(harness_lab, "poolfs", "leak-pool", "load-unload")
+    with (
+        pytest.raises(UsageError, match="its guest ends without a stop"),
+        lookinside.debugged(trial, ["vmalloc_sync_nothing"], before=1),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"stops after \d+ instructions, and \d+ earlier is"),
+        lookinside.debugged(trial, ["do_init_module"], before=10**12),
+    ):
+        pass
 
 
 def test_plan_says_where_the_debugger_stops(harness_lab: Lab) -> None:
@@ -80,6 +126,24 @@ def test_core_file_shows_who_crashed_and_what_is_left(
     assert f"drgn -c {core}" in out
     # It is not written over.
     assert cli.main(["replay", str(path), "--core", str(core)]) == ExitStatus.USAGE
+
+
+def test_core_file_shows_who_is_in_the_module(harness_lab: Lab, tmp_path: Path) -> None:
+    _, trial, _ = finding(harness_lab, "hooknet", "no-grace-period", "packets-vs-unload")
+    core = tmp_path / "core"
+    lookinside.dump_core(trial, core)
+    kernel = trial.template.base.kernel
+    assert kernel.vmlinux is not None
+    corefile.add_vmcoreinfo(core, kernel.release)
+    lines = corefile.view(core, kernel.vmlinux, trial.symbols)
+    assert not [line for line in lines if "cannot be walked" in line], lines
+    # Both that send are in the hook, one of them with functions that were inlined there.
+    inside = [line for line in lines if line.startswith("inside: ")]
+    assert any(
+        re.fullmatch(r"inside: sender\.\d \(\d+\) in .*hooknet_packet \S*hook\.c:\d+", line)
+        for line in inside
+    ), lines
+    assert any(line.startswith("module hooknet: ") for line in lines), lines
 
 
 def test_guest_that_ends_by_itself_has_no_core(harness_lab: Lab, tmp_path: Path) -> None:
