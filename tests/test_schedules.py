@@ -182,7 +182,8 @@ def test_method_that_is_none(text: str, why: str) -> None:
 def test_bundle_without_a_finding_cannot_be_minimised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    contents = {"program.txt": b"p", "payload.cpio": b"c", "console.log": b""}
+    whole = Program("s", 7, 1_000_000, ()).serialise()
+    contents = {"program.txt": whole, "payload.cpio": b"070701", "console.log": b""}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     spec = dataclasses.asdict(TrialSpec("m", "bad", "6.1", "kasan", Lane.DET, "s", 7))
