@@ -68,7 +68,7 @@ REPEATED: Final = (Action.DELETE, Action.DELETE_BLOCKING, Action.TWO_STAGE)
 #: Where an op is that does nothing but let the others run.
 REST: Final = "park.rest"
 #: How long actors get to die, or to go on, microseconds.
-_OTHERS_RUN_US: Final = 20_000
+_OTHERS_RUN_US: Final = 40_000
 
 #: What a family's surfaces must have for an action.
 _NEEDS: Final = {Action.TWO_STAGE: ("unload",), Action.UNBIND: ("driver", "bound")}
