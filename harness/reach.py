@@ -56,9 +56,11 @@ def find_reaches(
     counts: dict[tuple[Point, str], tuple[int, int, str]] = {}
     for order, (point, visit) in enumerate(locate(visits, lives, ko, known)):
         role = roles.get(visit.actor) if visit.actor is not None else KERNEL
-        if role is not None:
-            first = (0, order, names[visit.op] if visit.op is not None else "")
-            hits, order, op = counts.get((point, role), first)
+        name = names[visit.op] if visit.op is not None else ""
+        # Init's memory is freed, and others' code comes to lie there.
+        foreign = point.section == _INIT and name not in ("", "finit_module")
+        if role is not None and not foreign:
+            hits, order, op = counts.get((point, role), (0, order, name))
             counts[point, role] = (hits + 1, order, op)
     return [
         Reach(point, program.name, role, op, _company(program, role), hits, order)

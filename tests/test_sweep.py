@@ -18,7 +18,7 @@ from harness.exectrace import Visit
 from harness.machine import Lane
 from harness.plan import Action, Plan
 from harness.points import Point
-from harness.program import Actor, Program
+from harness.program import Actor, Op, Program
 from harness.reach import KERNEL, Reach
 from harness.sweep import Verdict
 from harness.trial import TrialResult, TrialSpec
@@ -115,6 +115,18 @@ def test_nobody_else_runs_in_a_setup(ko: Path, known: tuple[Point, ...]) -> None
         visits, [reaching.Life(BASE, INIT)], ko, known, Program("p", 1, 1000, actors)
     )
     assert [(one.role, one.company) for one in found] == [("setup", 0), ("user.*", 1)]
+
+
+def test_what_lies_where_init_was_is_not_init(ko: Path, known: tuple[Point, ...]) -> None:
+    body = (Op("actors[0].do[0]", "finit_module", ("/m.ko", "")),
+            Op("actors[0].do[1]", "sync"))  # fmt: skip
+    program = Program("p", 1, 1000, (Actor("user", "actors[0]", body),))
+    begin, leave = of(known, "begin")[0], of(known, "leave")[0]
+    visits = [
+        Visit(address(ko, point), 1, 0, op) for point, op in ((begin, 0), (begin, 1), (leave, 1))
+    ]
+    found = reaching.find_reaches(visits, [reaching.Life(BASE, INIT)], ko, known, program)
+    assert [(one.point, one.hits) for one in found] == [(begin, 1), (leave, 1)]
 
 
 def test_code_of_other_modules_is_left_out(ko: Path, known: tuple[Point, ...]) -> None:
