@@ -83,7 +83,8 @@ def write_bundle(
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    trial, result = _movable(trial), replace(result, spec=_movable(trial).spec)
+    trial = _movable(trial)
+    result = replace(result, spec=trial.spec)
     path = root / trial.spec.label
     staging = root / f".{trial.spec.label}.new"
     with store.storage_errors(root):

@@ -258,7 +258,6 @@ def run_sweep(
             outcome = judge(one.plan, one.reach, result, subject.target.ko)
             if one.number not in ended or outcome.verdict is not Verdict.UNREACHED:
                 ended[one.number] = outcome
-            sweep.outcomes = list(ended.values())
             sweep.trials += 1
             for finding in outcome.findings:
                 _keep_shortest(sweep, _found(finding, outcome, trial, result))
@@ -281,7 +280,7 @@ def run_sweep(
             break
         run(tries)
     sweep.took_s = time.monotonic() - started
-    sweep.outcomes.sort(key=lambda outcome: (outcome.reach.point, outcome.plan))
+    sweep.outcomes = sorted(ended.values(), key=lambda outcome: (outcome.reach.point, outcome.plan))
     return sweep
 
 
