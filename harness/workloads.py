@@ -254,41 +254,16 @@ def survey(around: Around) -> Scenario:
     return make("load", {"about": "Load, look, unload.", "actors": [_one("loader", steps)]}, around)
 
 
-def survey_mounted(around: Around, filesystem: Surface) -> Scenario:
-    """Load, mount, look again."""
-    target = f"/mnt/{filesystem.slug}"
-    steps = [
-        {"survey": BEFORE},
-        load(around),
-        _any("mkdir", target),
-        _any("mount", _mount(filesystem, target)),
-        {"survey": MOUNTED},
-        _any("umount", target),
-        _any("rmdir", target),
-    ]
-    text = {"about": "What a mount brings.", "actors": [_one("mounter", steps)]}
-    return make(f"mounted-{filesystem.slug}", _with_surroundings(text, [filesystem]), around)
-
-
 def survey_inside(around: Around, surface: Surface) -> Scenario:
     """Load, begin to use what shows more than a load does, look again."""
     if surface.kind is Kind.CONFIGFS:
-        return survey_folder(around, surface)
-    return survey_mounted(around, surface)
-
-
-def survey_folder(around: Around, configfs: Surface) -> Scenario:
-    """Load, make a folder in configfs, look what it holds."""
-    folder = f"{configfs.name}/{MADE_FOLDER}"
-    steps = [
-        {"survey": BEFORE},
-        load(around),
-        _any("mkdir", folder),
-        {"survey": MADE},
-        _any("rmdir", folder),
-    ]
-    text = {"about": "What a folder in configfs holds.", "actors": [_one("maker", steps)]}
-    return make(f"made-{configfs.slug}", text, around)
+        mark, actor, about = MADE, "maker", "What a folder in configfs holds."
+    else:
+        mark, actor, about = MOUNTED, "mounter", "What a mount brings."
+    take, give, _ = _hold(surface, MADE_FOLDER)
+    steps = [{"survey": BEFORE}, load(around), *take, {"survey": mark}, *give]
+    text = {"about": about, "actors": [_one(actor, steps)]}
+    return make(f"{mark}-{surface.slug}", _with_surroundings(text, [surface]), around)
 
 
 def _one(name: str, steps: Sequence[Step], **fields: Any) -> dict[str, Any]:
@@ -461,13 +436,18 @@ def held_by(surface: Surface) -> tuple[str, str, str]:
     return "open", surface.name, "open"
 
 
-def _hold(surface: Surface) -> tuple[list[Step], list[Step], str]:
+def _hold(surface: Surface, name: str = "held") -> tuple[list[Step], list[Step], str]:
+    """Return the steps that take hold of a surface, those that let go, and what that is.
+
+    Args:
+        name: of the folder that is made in configfs.
+    """
     if is_mountable(surface):
         target = f"/mnt/{surface.slug}"
         take = [_any("mkdir", target), _any("mount", _mount(surface, target))]
         return take, [_any("umount", target), _any("rmdir", target)], "A mount is held."
     if surface.kind is Kind.CONFIGFS:
-        folder = f"{surface.name}/held"
+        folder = f"{surface.name}/{name}"
         return [_any("mkdir", folder)], [_any("rmdir", folder)], "A folder in configfs is held."
     open_both = [
         _any("open", {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}),

@@ -75,7 +75,7 @@ GROUPS = workloads.groups(ALL)
     "plan",
     [
         workloads.survey(NOTHING),
-        workloads.survey_mounted(NOTHING, FILESYSTEM),
+        workloads.survey_inside(NOTHING, FILESYSTEM),
         workloads.cycles(NOTHING, 3),
         workloads.load_twice(NOTHING),
         workloads.unload_absent(NOTHING),
