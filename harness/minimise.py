@@ -2,7 +2,8 @@
 """The search for the smallest program that still shows a finding.
 
 What is tried says :mod:`harness.shrink`. A program that is smaller runs at other times, so that a
-race which it still has may need another seed: each is tried with a few.
+race which it still has may need another seed: each is tried with a few. Where a plan has stopped
+a task, one has to be stopped in whatever is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness import lab, shrink
+from harness import lab, shrink, verdict
 from harness.deadline import Deadline
 from harness.errors import NotLoadedError, UsageError
 from harness.program import Program
@@ -72,11 +73,13 @@ def minimise(
     deadline = None if budget_s is None else Deadline.after(budget_s)
     search = _Search(title, titles, workers, seeds, deadline, progress)
     program = Program.parse(trial.program)
-    if search.first(trial, iter([program])) is None:
+    shown = search.first(trial, iter([program]))
+    if shown is None:
         raise UsageError(
             f"{trial.spec.label}: does not show {title!r} with {search.trials} seeds",
             hint="`harness replay --times 20` says how often it does",
         )
+    search.stops = program.park is not None and _has_stopped(shown.result)
     return search.run(trial, program, keep)
 
 
@@ -99,6 +102,8 @@ class _Search:
         self.deadline = deadline
         self.progress = progress
         self.trials = 0
+        #: A plan stops a task in what is looked for.
+        self.stops = False
         #: Programs that were tried.
         self.tried: set[bytes] = set()
 
@@ -110,7 +115,7 @@ class _Search:
         best = None
         while not self._over:
             self.progress(f"minimising: {shrink.size(program)}, {self.trials} trials", None)
-            step = self.first(trial, shrink.smaller(program))
+            step = self.first(trial, shrink.smaller(program, stops=self.stops))
             if step is None:
                 return Minimised(best, self.trials, not self._over)
             best, program = step, Program.parse(step.trial.program)
@@ -133,6 +138,7 @@ class _Search:
         return min(found, key=lambda step: len(step.trial.program), default=None)
 
     def _trials(self, trial: Trial, programs: Iterator[Program]) -> Iterator[Trial]:
+        planned = Program.parse(trial.program).park is not None
         for program in programs:
             for seed in range(program.seed, program.seed + self.seeds):
                 text = dataclasses.replace(program, seed=seed).serialise()
@@ -143,8 +149,20 @@ class _Search:
                 # Noted before it has run: of several that show it the others are not tried again.
                 self.tried.add(text)
                 spec = dataclasses.replace(trial.spec, seed=seed)
+                if planned:
+                    plan = program.park.plan if program.park else ""
+                    spec = dataclasses.replace(spec, plan=plan)
                 yield dataclasses.replace(trial, spec=spec, program=text)
 
     def _shows(self, result: TrialResult) -> bool:
         shown = {finding.title for finding in result.findings}
-        return self.title in shown and shown <= self.titles
+        if self.title not in shown or not shown <= self.titles:
+            return False
+        # Else its plan would say what has nothing to do with it.
+        return not self.stops or _has_stopped(result)
+
+
+def _has_stopped(result: TrialResult) -> bool:
+    """Return whether a task was stopped where a plan says."""
+    events = verdict.parse_report(result.evidence.report)
+    return any(event["ev"] == "parked" for event in events)

@@ -129,6 +129,10 @@ def say(found: Bundle, path: Path, done: minimise.Minimised | None) -> None:
         out.print(f"{done.trials} trials; {state}")
         out.print(f"was:   {shrink.size(before)}")
         out.print(f"is:    {shrink.size(after)}")
+    if before.park is not None:
+        was = before.park.plan
+        now = "none, for it stopped nobody" if after.park is None else after.park.plan
+        out.print(f"plan:  {now}{'' if now == was else f' (was: {was})'}", markup=False)
     for line in after.serialise().decode().splitlines()[5:]:
         out.print(f"  {line}", markup=False)
     out.print(report.replay_command(path), markup=False)

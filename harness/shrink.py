@@ -2,20 +2,28 @@
 """Programs that are a little smaller than another: what a search for the smallest one tries.
 
 Zeller and Hildebrandt's way (IEEE Transactions on Software Engineering 28, 2002): large parts
-are left out first, then smaller ones, then single steps, and at last numbers get smaller. Pure.
+are left out first, then smaller ones, then single steps, and at last numbers get smaller. A plan
+(:mod:`harness.plan`) gets simpler: an earlier hit, a plain unload, a task by its name. Pure.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
+from harness import plan as plans
 from harness import schedules
 from harness.ops import OPS, Kind
-from harness.program import Actor, Branch, Choose, Loop, Node, Op, Program, bodies, walk
+from harness.plan import Action, Plan
+from harness.program import Actor, Branch, Choose, Loop, Node, Op, Park, Program, bodies, walk
 
 Nodes = tuple[Node, ...]
+
+#: Actions that none is simpler than: the plainest unload, and none at all.
+_PLAIN: Final = (Action.DELETE, Action.USERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +54,40 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def smaller(program: Program) -> Iterator[Program]:
+def smaller(program: Program, *, stops: bool = True) -> Iterator[Program]:
     """Yield programs with one thing less, the boldest steps first.
 
     None of them is larger in any respect, so that taking them one after another ends.
+
+    Args:
+        stops: the program's plan, if it has one, stops somebody. One that does not is left out
+            as a whole or stays as it is.
     """
     yield from _less_scheduled(program)
+    park = program.park
+    if park is None:
+        yield from _less_done(program)
+        return
+    if not stops:
+        yield dataclasses.replace(program, park=None)
+        yield from _less_done(program)
+        return
+    for hit in _earlier(park):
+        yield _at_hit(program, park, hit)
+    yield from _with_plain_unload(program, park)
+    anybody = _who_plays(program, park)
+    for fewer in _less_done(program):
+        if anybody and not _who_plays(fewer, park):
+            # Nobody is left to be stopped.
+            continue
+        yield fewer
+        yield from _at_earlier_hits(program, fewer)
+    # Last: with fewer actors there are fewer to choose from.
+    yield from _with_named_role(program, park)
+
+
+def _less_done(program: Program) -> Iterator[Program]:
+    """Yield programs that do less, with the schedule or plan that there is."""
     for index in range(len(program.actors)):
         if len(program.actors) > 1:
             yield _without_actor(program, index)
@@ -76,6 +112,68 @@ def _less_scheduled(program: Program) -> Iterator[Program]:
         yield dataclasses.replace(program, schedule=schedule)
 
 
+def _earlier(park: Park) -> tuple[int, ...]:
+    """Hits before that of a plan, the first one first."""
+    hit = park.hits
+    return tuple(dict.fromkeys(one for one in (1, hit // 2, hit - 1) if 1 <= one < hit))
+
+
+def _at_hit(program: Program, park: Park, hit: int) -> Program:
+    plan = dataclasses.replace(plans.parse(park.plan), hit=hit)
+    return _with_plan(program, dataclasses.replace(park, hits=hit), plan)
+
+
+def _at_earlier_hits(program: Program, fewer: Program) -> Iterator[Program]:
+    """Yield a smaller program with earlier hits: what was left out may have been hits before it.
+
+    Args:
+        program: the one that was made smaller.
+    """
+    before, after = program.park, fewer.park
+    if before is None or after is None:
+        return
+    who = _who_counts(program, before)
+    # Of threads of the kernel and of the setup nobody knows for whom they get there.
+    if not who or who != _who_counts(fewer, after):
+        for hit in _earlier(after):
+            yield _at_hit(fewer, after, hit)
+
+
+def _who_plays(program: Program, park: Park) -> tuple[Actor, ...]:
+    """The actors that a plan may stop."""
+    return tuple(one for one in program.actors if fnmatch.fnmatchcase(one.name, park.role))
+
+
+def _who_counts(program: Program, park: Park) -> tuple[Actor, ...]:
+    """The actors that a plan may stop, and those whose end ends them: more turns are more hits."""
+    plays = _who_plays(program, park)
+    awaited = {name for actor in plays for name in actor.until}
+    return (*plays, *(actor for actor in program.actors if actor.name in awaited))
+
+
+def _with_plain_unload(program: Program, park: Park) -> Iterator[Program]:
+    """Yield the plan with the action that says least, though it asks more than once."""
+    plan = plans.parse(park.plan)
+    if plan.action not in _PLAIN:
+        body = plans.action_body(Action.DELETE, program, {"module": park.module})
+        park = dataclasses.replace(park, body=body, mode=Action.DELETE.mode)
+        yield _with_plan(program, park, dataclasses.replace(plan, action=Action.DELETE))
+
+
+def _with_named_role(program: Program, park: Park) -> Iterator[Program]:
+    """Yield the plan for each actor that may play its part; one that names an actor stays."""
+    plan = plans.parse(park.plan)
+    if any(actor.name == plan.role for actor in program.actors):
+        return
+    for actor in _who_plays(program, park):
+        named = dataclasses.replace(park, role=actor.name)
+        yield _with_plan(program, named, dataclasses.replace(plan, role=actor.name))
+
+
+def _with_plan(program: Program, park: Park, plan: Plan) -> Program:
+    return dataclasses.replace(program, park=dataclasses.replace(park, plan=str(plan)))
+
+
 def _with_actor(program: Program, index: int, actor: Actor) -> Program:
     actors = (*program.actors[:index], actor, *program.actors[index + 1 :])
     return dataclasses.replace(program, actors=actors)
@@ -88,7 +186,18 @@ def _without_actor(program: Program, index: int) -> Program:
     schedule = program.schedule
     if schedule is not None:
         schedule = schedules.without_role(schedule, gone)
-    return dataclasses.replace(program, actors=actors, schedule=schedule)
+    park = program.park
+    if park is not None:
+        # `close` kills everybody.
+        park = dataclasses.replace(park, body=_without_mention(park.body, gone))
+    return dataclasses.replace(
+        program,
+        actors=actors,
+        schedule=schedule,
+        park=park,
+        setup=_without_mention(program.setup, gone),
+        teardown=_without_mention(program.teardown, gone),
+    )
 
 
 def _without_partner(actor: Actor, gone: str) -> Actor:

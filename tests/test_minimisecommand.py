@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import cli, minimisecommand
+from harness import cli, minimise, minimisecommand
 from harness.errors import ExitStatus, UsageError
 from harness.machine import Lane
 from harness.program import Actor, Op, Park, Program
@@ -126,3 +126,20 @@ def test_who_interrupts_the_search_has_the_best_so_far(
     assert f"bundle: {best}" in said
     assert "harness: interrupted" in said
     assert not out.exists()
+
+
+def test_what_became_of_the_plan_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(after: Program) -> str:
+        best = cast(Any, SimpleNamespace(trial=SimpleNamespace(program=after.serialise())))
+        minimisecommand.say(
+            bundle_of(PLANNED, "oops"), Path("b"), minimise.Minimised(best, 3, complete=True)
+        )
+        return capsys.readouterr().out
+
+    assert "plan:  user m_read+0x1 #1 then users\n" in said(PLANNED)
+    assert PLANNED.park is not None
+    park = dataclasses.replace(PLANNED.park, plan="a m_read+0x1 #1 then users")
+    assert ("plan:  a m_read+0x1 #1 then users (was: user m_read+0x1 #1 then users)") in said(
+        dataclasses.replace(PLANNED, park=park)
+    )
+    assert "plan:  none, for it stopped nobody (was: user" in said(PROGRAM)
