@@ -2,7 +2,10 @@
 """Bug reports as users write them: what is known, from a form, a mail or a log.
 
 A form is YAML with the fields of :class:`BugReport`; whatever it leaves out is taken from the
-kernel's report in it. A mail or a log is nothing but that. Pure, but for reading the file.
+kernel's report in it. A mail or a log is nothing but that. Pure, but for reading the file, and for
+looking where links beside it lead.
+
+A report may come from anybody: what it names is checked here, before anything is fetched or run.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Annotated, Final
 
 import pydantic
 
-from harness import klog, scenario_yaml
+from harness import intree, klog, scenario_yaml
 from harness.errors import UsageError
 from harness.patched import Patch
 from harness.scenario_yaml import Model
@@ -29,6 +32,8 @@ _FRAME: Final = re.compile(r"[A-Za-z_][\w.]*\+0x[0-9a-f]+/0x[0-9a-f]+ \[(?P<modu
 _LINKED: Final = re.compile(r"^.*?Modules linked in: (?P<names>[^\n]*)", re.MULTILINE)
 _UNLOADED: Final = re.compile(r"\[last unloaded: (?P<module>\w+)")
 _MAX_BYTES: Final = 4 << 20
+#: Of a word of a form, characters.
+_MAX_WORD: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,28 @@ class BugReport:
     patch: Patch | None = None
 
 
-_Text = Annotated[str, pydantic.Field(min_length=1)]
+def _check_line(value: str) -> str:
+    """A line as it is; other text no program takes as a name, and a terminal for commands.
+
+    Raises:
+        ValueError: it is no line of text.
+    """
+    if len(value) > _MAX_WORD:
+        raise ValueError(f"longer than {_MAX_WORD} characters")
+    if odd := next((one for one in value if not one.isprintable()), ""):
+        raise ValueError(f"{value[:80]!r} is no line of text: it has {odd!r} in it")
+    return value
+
+
+_Line = Annotated[str, pydantic.AfterValidator(_check_line)]
+_Text = Annotated[str, pydantic.Field(min_length=1), pydantic.AfterValidator(_check_line)]
 
 
 class _Module(Model):
+    #: The user's own, as `--module` is: it may lie anywhere.
     folder: _Text | None = None
-    variant: str = "good"
-    revision: str = ""
+    variant: _Line = "good"
+    revision: _Line = ""
     #: A place in the kernel's source, instead of a folder.
     in_tree: _Text | None = None
     #: Of ``in_tree``: files, seen from the report's folder.
@@ -113,7 +133,9 @@ def from_form(text: str, name: str) -> BugReport:
         if match is None:
             raise document.error(("kernel",), f"{form.kernel[:40]!r} is no version of Linux")
         version = match[0]
-    known = replace(seen, title=form.title.strip() or seen.title, version=version)
+    with document.blame(("title",)):
+        title = _check_line(form.title.strip())
+    known = replace(seen, title=title or seen.title, version=version)
     if form.module is not None:
         known = _with_module(known, form.module, document, name)
     return _checked(known, name)
@@ -129,17 +151,47 @@ def _with_module(
         raise document.error(
             ("module", changes[-1]), "one of `patch` and `revert` goes with `in_tree`"
         )
-    patch = None
+    patch, in_tree = None, ""
+    if module.in_tree:
+        try:
+            in_tree = intree.check_place(module.in_tree)
+        except UsageError as error:
+            raise document.error(("module", "in_tree"), error.message) from error
     if file := module.patch or module.revert:
-        patch = Patch(Path(name).parent / file, reverse=module.revert is not None)
+        with document.blame(("module", changes[0])):
+            patch = Patch(_beside(Path(name).parent, file), reverse=module.revert is not None)
     return replace(
         known,
         module=module.folder or "",
         variant=module.variant,
         revision=module.revision,
-        in_tree=module.in_tree or "",
+        in_tree=in_tree,
         patch=patch,
     )
+
+
+def _beside(folder: Path, file: str) -> Path:
+    """Return a file that came with a report.
+
+    Raises:
+        ValueError: it lies somewhere else.
+    """
+    path = folder / file
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        why = "leads out of the report's folder"
+    elif _is_inside(path, folder):
+        return path
+    else:
+        why = "is a link to nothing in the report's folder"
+    raise ValueError(f"{file[:80]!r} {why}; it has to lie there, or below")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        # A link that leads to itself.
+        return False
 
 
 def _from_log(text: str) -> BugReport:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from harness import kbuildfiles, scenario_yaml
 from harness.errors import UsageError
@@ -20,6 +21,10 @@ from harness.kconfigtree import Tree
 
 #: Of a folder with more modules than this, only those are taken that the kernel has already.
 FEW = 8
+
+#: A part of a place. It becomes a word of a make command and of paths, and is nothing else there.
+_PART: Final = re.compile(r"\w[\w.,+-]*", re.ASCII)
+_MAX_PLACE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,42 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
+def check_place(place: str) -> str:
+    """Return what names a place in a kernel's source, without a slash at its end.
+
+    Raises:
+        UsageError: no source has such a place, or it lies outside; says why.
+    """
+    inside = place.removesuffix("/")
+    if len(place) > _MAX_PLACE:
+        why = f"longer than {_MAX_PLACE} characters"
+    elif place.startswith("/"):
+        why = "begins with '/', and is seen from the top of that source"
+    elif ".." in inside.split("/"):
+        why = "leads out of it by '..'"
+    elif "" in inside.split("/"):
+        why = "a part of it is empty"
+    elif part := next((one for one in inside.split("/") if not _PART.fullmatch(one)), ""):
+        why = f"{part!r} is no name of a folder or module there"
+    else:
+        return inside
+    raise UsageError(f"{place[:80]!r} is not a place in the kernel's source, as fs/fat is: {why}")
+
+
 def find(source: Path, place: str) -> tuple[Made, ...]:
     """Return the modules that may be made at a place of a kernel's source.
 
     Raises:
-        UsageError: there is no such place, or nothing at it that can be a module.
+        UsageError: there is no such place, it is behind a link, or nothing at it can be a module.
     """
-    clean = PurePosixPath(re.sub(r"\.(?:c|o|ko)$", "", place.strip("/")))
-    if ".." in clean.parts or clean.is_absolute() or not clean.parts:
-        raise UsageError(f"--in-tree {place}: not a place in the kernel's source, as fs/fat is")
+    clean = PurePosixPath(re.sub(r"\.(?:c|o|ko)$", "", check_place(place)))
+    for above in reversed((clean, *clean.parents[:-1])):
+        # It may lead anywhere, and what kbuild makes of it has another name.
+        if (source / above).is_symlink():
+            raise UsageError(
+                f"--in-tree {place}: {above} is a link in the kernel's source",
+                hint="name the folder that it leads to",
+            )
     folder = source / clean
     if folder.is_dir() and kbuildfiles.has_file(folder):
         found = [one for one in kbuildfiles.read(source, str(clean)) if one.option]

@@ -144,8 +144,10 @@ def resolve_all(
     options = kernelfiles.parse_options(word for text in add_config for word in text.split(","))
     if kernel_tree is not None:
         kernel, profile = _use_tree(made.cache, kernel_tree, profile)
+    # Said before a kernel's source is fetched for it.
+    if in_tree is not None:
+        in_tree = intree.check_place(in_tree)
     if patch is not None and not patch.path.is_file():
-        # Said before a kernel's source is fetched for it.
         raise UsageError(f"{patch.path}: no such file")
     if in_tree is not None:
         return _in_tree(made, in_tree, options, kernel, profile, patch)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tarfile
 from pathlib import Path
@@ -65,6 +66,111 @@ def test_module_of_the_kernels_own_source_may_have_a_patch(tmp_path: Path) -> No
         assert found.patch == Patch(tmp_path / "fix.patch", reverse)
     form.write_text("title: hang\nkernel: 6.12.1\nmodule: {in_tree: fs/minix}\n")
     assert bugreport.read(form).patch is None
+
+
+#: Values of `in_tree` and what is said of each. As Python writes texts, so does YAML.
+PLACES = [
+    ("../../etc", "leads out of it by '..'"),
+    ("fs/../../../etc", "leads out of it by '..'"),
+    ("fs/..", "leads out of it by '..'"),
+    ("/etc", "begins with '/'"),
+    ("/", "begins with '/'"),
+    ("fs//fat", "a part of it is empty"),
+    ("fs/fat//", "a part of it is empty"),
+    ("./fs/fat", "'.' is no name"),
+    ("fs/.git", "'.git' is no name"),
+    ("-C/fat", "'-C' is no name"),
+    ("fs/$(SHELL)", r"'$(SHELL)' is no name"),
+    ("fs/fa t", "'fa t' is no name"),
+    ("fs\\fat", "is no name"),
+    ("fs/fät", "'fät' is no name"),
+    ("f/" * 120 + "f", "longer than 200 characters"),
+    ("fs/fat\0", r"it has '\x00' in it"),
+    ("fs/fat\n", r"it has '\n' in it"),
+    ("fs/\x1b[2Jfat", r"it has '\x1b' in it"),
+    ("f" * 501, "longer than 500 characters"),
+    ("", "at least 1 character"),
+]
+
+
+@pytest.mark.parametrize(("place", "why"), PLACES)
+def test_place_outside_of_the_kernels_source_is_refused(place: str, why: str) -> None:
+    text = f"title: oops\nkernel: 6.12.1\nmodule:\n  in_tree: {json.dumps(place)}\n"
+    with pytest.raises(ScenarioError) as caught:
+        bugreport.from_form(text, "report.yaml")
+    assert caught.value.message.startswith("report.yaml:4: module.in_tree: ")
+    assert why in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("place", ["fs/fat", "fs/fat/", "fs/9p", "drivers/net/dummy.c", "net/802"])
+def test_place_in_the_kernels_source(place: str) -> None:
+    text = f"title: oops\nkernel: 6.12.1\nmodule: {{in_tree: {place}}}\n"
+    assert bugreport.from_form(text, "report.yaml").in_tree == place.rstrip("/")
+
+
+@pytest.mark.parametrize("field", ["patch", "revert"])
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("../fix.patch", "leads out of the report's folder"),
+        ("below/../../fix.patch", "leads out of the report's folder"),
+        ("/etc/passwd", "leads out of the report's folder"),
+        ("away.patch", "is a link to nothing in the report's folder"),
+        ("away/fix.patch", "is a link to nothing in the report's folder"),
+        ("loop.patch", "is a link to nothing in the report's folder"),
+        ("fix\0.patch", r"it has '\x00' in it"),
+        ("fix.patch\n", r"it has '\n' in it"),
+        ("", "at least 1 character"),
+    ],
+)
+def test_patch_that_did_not_come_with_the_report_is_refused(
+    tmp_path: Path, field: str, file: str, why: str
+) -> None:
+    home = tmp_path / "report"
+    home.mkdir()
+    (tmp_path / "fix.patch").write_text("")
+    (home / "away.patch").symlink_to(tmp_path / "fix.patch")
+    (home / "away").symlink_to(tmp_path)
+    (home / "loop.patch").symlink_to("loop.patch")
+    form = home / "report.yaml"
+    form.write_text(
+        f"title: oops\nkernel: 6.12.1\nmodule:\n  in_tree: fs/fat\n  {field}: {json.dumps(file)}\n"
+    )
+    with pytest.raises(ScenarioError) as caught:
+        bugreport.read(form)
+    assert caught.value.message.startswith(f"{form}:5: module.{field}: ")
+    assert why in caught.value.message
+
+
+def test_patch_may_lie_below_the_report_or_be_a_link_there(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "fix.patch").write_text("")
+    (tmp_path / "link.patch").symlink_to("below/fix.patch")
+    form = tmp_path / "report.yaml"
+    for file in ("below/fix.patch", "./below/fix.patch", "link.patch"):
+        form.write_text(
+            f"title: oops\nkernel: 6.12.1\nmodule: {{in_tree: fs/fat, patch: {file}}}\n"
+        )
+        found = bugreport.read(form)
+        assert found.patch is not None
+        assert found.patch.path.is_file()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r'module: {folder: "mine\0"}',
+        r'module: {folder: "mi\nne"}',
+        r'module: {folder: mine, variant: "go\nod"}',
+        r'module: {folder: mine, revision: "v1\0"}',
+        r'title: "\e[2Jhang"',
+    ],
+)
+def test_what_is_no_line_of_text_is_refused(line: str) -> None:
+    text = f"kernel: 6.12.1\n{line}\n" + ("" if "title" in line else "title: oops\n")
+    with pytest.raises(ScenarioError, match=r"report\.yaml:2: .* is no line of text: it has '"):
+        bugreport.from_form(text, "report.yaml")
 
 
 def test_modules_of_a_log() -> None:
@@ -253,8 +359,31 @@ BOMB = "\n".join(
             "title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, patch: none}\n",
             "none: no such file",
         ),
+        ("title: oops\nkernel: '6.1'\nmodule: {in_tree: ../../etc}\n", "by '..'"),
+        ("title: oops\nkernel: '6.1'\nmodule: {in_tree: \"fs\\nfat\"}\n", "no line of text"),
+        ("title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, patch: /etc/x}\n", "leads out"),
+        ("title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, revert: ../x}\n", "leads out"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: \"HERE\\0\"}\n", "no line of text"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: ../../etc}\n", "no Kbuild"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/loop}\n", "loop"),
     ],
-    ids=["kernel", "bomb", "deep", "tag", "revision", "folder", "variant", "patch"],
+    ids=[
+        "kernel",
+        "bomb",
+        "deep",
+        "tag",
+        "revision",
+        "folder",
+        "variant",
+        "patch",
+        "place outside",
+        "place of two lines",
+        "patch of the machine",
+        "patch outside",
+        "folder with a NUL",
+        "folder without a module",
+        "folder that is a loop",
+    ],
 )
 def test_report_that_is_refused_runs_nothing(
     text: str, why: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -267,6 +396,7 @@ def test_report_that_is_refused_runs_nothing(
     for name in ("kernel", "build", "subject", "booted"):
         monkeypatch.setattr(f"harness.lab.Lab.{name}", never)
     (repository / "Kbuild").write_text("obj-m := m.o\n")
+    (repository / "loop").symlink_to("loop")
     form = tmp_path / "report.yaml"
     form.write_text(text.replace("HERE", str(repository)))
     assert cli.main(["reproduce", str(form)]) == ExitStatus.USAGE

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which modules of a place are taken. The way to a kernel that has them is in test_ownsource.py."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,38 @@ def tree() -> Tree:
 
 def names(choice: intree.Choice) -> list[str]:
     return [one.name for one in choice.modules]
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("../../etc", "leads out of it by"),
+        ("/fs/pool", "begins with '/'"),
+        ("fs//pool", "a part of it is empty"),
+        ("fs/pool\0", r"'pool\\x00' is no name"),
+        ("fs/po\nol", r"'po\\nol' is no name"),
+        ("", "a part of it is empty"),
+        ("fs/none", "fs has no module none"),
+        ("nofs/none", "no such folder in the kernel's source"),
+    ],
+)
+def test_place_that_is_none(place: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        intree.find(SOURCE, place)
+
+
+@pytest.mark.parametrize("place", ["fs/link", "link/pool", "fs/link.c", "fs/gone"])
+def test_place_behind_a_link_is_refused(tmp_path: Path, place: str) -> None:
+    source = tmp_path / "linux"
+    shutil.copytree(SOURCE, source)
+    (source / "fs/link").symlink_to("/etc")
+    (source / "link").symlink_to("fs")
+    (source / "fs/gone").symlink_to("gone")
+    with pytest.raises(UsageError, match=r"(fs/)?(link|gone) is a link in the kernel's source"):
+        intree.find(source, place)
+    # Where the source itself lies is another matter.
+    (tmp_path / "here").symlink_to(source)
+    assert intree.find(tmp_path / "here", "fs/pool") == POOL
 
 
 def test_all_of_a_small_place_are_taken(tree: Tree) -> None:

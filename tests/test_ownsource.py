@@ -435,7 +435,8 @@ def test_module_of_the_kernel_for_a_module_of_ones_own(made: Lab, tmp_path: Path
     [
         ("fs/poll", r"fs has no module poll"),
         ("drivrs/net", "no such folder in the kernel's source; did you mean drivers"),
-        ("../fs", "not a place in the kernel's source"),
+        ("../fs", "not a place in the kernel's source, as fs/fat is: leads out of it"),
+        ("/fs/pool", "not a place in the kernel's source, as fs/fat is: begins with '/'"),
         ("drivers/net/nik", r"drivers/net has no module nik; did you mean nic\?"),
         ("fs/pool/debug", r"nothing in it can be a module: debug: POOL_DEBUG is bool"),
         ("fs/pool/pool_test", r"cannot be configured"),
@@ -444,6 +445,34 @@ def test_module_of_the_kernel_for_a_module_of_ones_own(made: Lab, tmp_path: Path
 def test_place_with_nothing_to_take(made: Lab, place: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         ownsource.resolve(made, in_tree=place, kernel="fake")
+
+
+def test_place_outside_is_said_before_the_source_is_fetched(
+    made: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*rest: object) -> None:
+        raise AssertionError("the source was fetched")
+
+    monkeypatch.setattr(ownsource.kernels, "source_tree", never)
+    with pytest.raises(UsageError, match=r"leads out of it by '\.\.'"):
+        ownsource.resolve(made, in_tree="fs/../../etc", kernel="fake")
+
+
+def test_report_about_a_place_that_is_not_there_runs_nothing(
+    made: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*rest: object) -> None:
+        raise AssertionError("something was built")
+
+    monkeypatch.setenv("KMOD_HARNESS_CACHE", str(made.cache.root))
+    for name in ("kernel", "build", "subject"):
+        monkeypatch.setattr(Lab, name, never)
+    form = tmp_path / "report.yaml"
+    form.write_text("title: oops\nkernel: '9.8'\nmodule: {in_tree: drivrs/net}\n")
+    words = ["reproduce", str(form), "--kernel", "fake", "--profile", "kasan"]
+    assert cli.main(words) == ExitStatus.USAGE
+    said = capsys.readouterr().err
+    assert "--in-tree drivrs/net: no such folder in the kernel's source; did you mean" in said
 
 
 # ---- options --------------------------------------------------------------------------------
