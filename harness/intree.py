@@ -48,7 +48,7 @@ def check_place(place: str) -> str:
     if len(place) > _MAX_PLACE:
         why = f"longer than {_MAX_PLACE} characters"
     elif place.startswith("/"):
-        why = "begins with '/', and is seen from the top of that source"
+        why = "begins with '/', and a place is seen from the top of that source"
     elif ".." in inside.split("/"):
         why = "leads out of it by '..'"
     elif "" in inside.split("/"):

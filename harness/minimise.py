@@ -79,7 +79,7 @@ def minimise(
             f"{trial.spec.label}: does not show {title!r} with {search.trials} seeds",
             hint="`harness replay --times 20` says how often it does",
         )
-    search.stops = program.park is not None and _has_stopped(shown.result)
+    search.stops = program.park is not None and verdict.has_stopped(shown.result.evidence.report)
     return search.run(trial, program, keep)
 
 
@@ -159,10 +159,4 @@ class _Search:
         if self.title not in shown or not shown <= self.titles:
             return False
         # Else its plan would say what has nothing to do with it.
-        return not self.stops or _has_stopped(result)
-
-
-def _has_stopped(result: TrialResult) -> bool:
-    """Return whether a task was stopped where a plan says."""
-    events = verdict.parse_report(result.evidence.report)
-    return any(event["ev"] == "parked" for event in events)
+        return not self.stops or verdict.has_stopped(result.evidence.report)

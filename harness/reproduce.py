@@ -4,6 +4,9 @@
 Four searches come one after another, each with its share of the time: the module's scenarios with
 one seed after another, plans that stop a task where the report has frames, seeded schedules, and
 the `smp` lane with its free-running processors.
+
+In each of them those scenarios come first that are likely to come to the report's functions: by
+the clues that they have (:mod:`harness.clues`), and, once plans have stopped tasks there, by that.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import enum
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from harness import lab, rates, sweep, verify
+from harness import clues, lab, rates, sweep, verdict, verify
+from harness.clues import Likely
 from harness.deadline import Deadline
 from harness.errors import BuildError, StorageError, UsageError
 from harness.lab import Lab, Subject
@@ -34,6 +38,8 @@ Progress = Callable[[str, float | None], None]
 RATE_TRIALS: Final = 20
 #: Of each point that a report's stack names.
 _HITS: Final = 3
+#: Turns of likely scenarios for each of the others: a clue may be wrong.
+_LIKELY_TURNS: Final = 3
 
 
 class Way(enum.StrEnum):
@@ -50,12 +56,38 @@ _SHARES: Final = {Way.SCENARIOS: 0.4, Way.PLANS: 0.4, Way.SCHEDULES: 0.5, Way.SM
 
 
 @dataclass(slots=True)
+class Turn:
+    """What was tried of a scenario, or of a plan in one."""
+
+    scenario: str
+    #: As a line; empty without one.
+    plan: str
+    #: What makes the scenario likely to come to the report's functions.
+    because: tuple[str, ...]
+    trials: int = 0
+    #: Trials in which the plan has stopped a task.
+    stopped: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Return it as it stands in a JSON document."""
+        return {
+            "scenario": self.scenario,
+            "plan": self.plan or None,
+            "because": list(self.because),
+            "trials": self.trials,
+            "stopped": self.stopped if self.plan else None,
+        }
+
+
+@dataclass(slots=True)
 class Tried:
     """What one way has shown."""
 
     way: Way
     trials: int = 0
     hits: int = 0
+    #: Scenario and plan → what was tried of them, in the order in which they began.
+    turns: dict[tuple[str, str], Turn] = field(default_factory=dict)
     #: Other titles, and in how many trials.
     others: Counter[str] = field(default_factory=Counter)
     #: Why it was not gone.
@@ -69,7 +101,13 @@ class Tried:
             "hits": self.hits,
             "others": dict(self.others),
             "why": self.why or None,
+            "order": [one.record() for one in self.order],
         }
+
+    @property
+    def order(self) -> tuple[Turn, ...]:
+        """What was tried, in the order in which it began."""
+        return tuple(one for one in self.turns.values() if one.trials)
 
 
 @dataclass(slots=True)
@@ -142,7 +180,8 @@ def reproduce(
         BuildError: the module does not compile.
         HarnessError: a trial left no evidence.
     """
-    search = _Search(made, subject, workloads, title, workers, Deadline.after(budget_s), progress)
+    likely = clues.sort_workloads(workloads, clues.read_clues(title, text))
+    search = _Search(made, subject, likely, title, workers, Deadline.after(budget_s), progress)
     done = Reproduced(title, [])
     for way in Way:
         if search.deadline.expired:
@@ -160,11 +199,16 @@ def reproduce(
 class _Search:
     made: Lab
     subject: Callable[[Lane], Subject]
-    workloads: Sequence[Scenario]
+    #: Scenarios, the likeliest first.
+    likely: Sequence[Likely]
     title: str
     workers: int
     deadline: Deadline
     progress: Progress
+    #: Points at which a task was stopped, by scenario.
+    stopped: dict[str, list[str]] = field(default_factory=dict)
+    #: Scenarios, and what nobody in them came to.
+    missed: set[tuple[str, str]] = field(default_factory=set)
 
     def try_way(self, way: Way, text: str, tried: Tried) -> tuple[Trial, TrialResult] | None:
         end = Deadline.after(self.deadline.remaining_s * _SHARES[way])
@@ -178,7 +222,7 @@ class _Search:
             tried.why = error.message
             return None
 
-    def _trials(self, way: Way, text: str) -> Iterator[Trial]:
+    def _trials(self, way: Way, text: str) -> Iterator[tuple[Likely, Trial]]:
         subject = self.subject(Lane.SMP if way is Way.SMP else Lane.DET)
         if way is Way.PLANS:
             known = self.made.points(subject.module.ko)
@@ -186,25 +230,42 @@ class _Search:
             return self._planned(subject, given)
         depth = DEFAULT_DEPTH if way is Way.SCHEDULES else None
         return (
-            self.made.trial(subject, plan, seed, depth)
-            for seed, plan in zip(itertools.count(1), itertools.cycle(self.workloads), strict=False)
+            (one, self.made.trial(subject, one.workload, seed, depth))
+            for seed, one in zip(itertools.count(1), turns(self._by_stops()), strict=False)
         )
 
-    def _planned(self, subject: Subject, given: Sequence[Plan]) -> Iterator[Trial]:
-        for plan, workload in itertools.product(given, self.workloads):
+    def _planned(self, subject: Subject, given: Sequence[Plan]) -> Iterator[tuple[Likely, Trial]]:
+        # In the likely scenarios first; and first hits before second ones, for who never comes to a
+        # point does not come there twice.
+        pairs = sorted(
+            itertools.product(given, self.likely),
+            key=lambda pair: (pair[0].hit, not pair[1].because),
+        )
+        for plan, one in pairs:
+            if (one.workload.name, _before(str(plan))) in self.missed:
+                continue
             try:
-                yield self.made.parked_trial(subject, workload, 1, plan, cycles=None)
+                yield one, self.made.parked_trial(subject, one.workload, 1, plan, cycles=None)
             except UsageError:
                 # A role that this scenario does not have.
                 continue
 
+    def _by_stops(self) -> list[Likely]:
+        """Return the scenarios, those first in which plans have stopped tasks."""
+        seen = [
+            replace(one, because=(*self.stopped.get(one.workload.name, ()), *one.because))
+            for one in self.likely
+        ]
+        return sorted(seen, key=lambda one: -len(self.stopped.get(one.workload.name, ())))
+
     def _first(
-        self, trials: Iterator[Trial], tried: Tried, end: Deadline
+        self, trials: Iterator[tuple[Likely, Trial]], tried: Tried, end: Deadline
     ) -> tuple[Trial, TrialResult] | None:
         shown = None
-        in_time = itertools.takewhile(lambda trial: not end.expired, trials)
+        begun = (self._begun(tried, *pair) for pair in trials)
+        in_time = itertools.takewhile(lambda trial: not end.expired, begun)
         for trial, result in lab.run_trials(in_time, self.workers, stop=self._shows):
-            tried.trials += 1
+            self._note(tried, trial, result)
             titles = {finding.title for finding in result.findings}
             if self._shows(result):
                 tried.hits += 1
@@ -212,6 +273,28 @@ class _Search:
             tried.others.update(titles - {self.title})
             self.progress(f"{self.title}: {tried.way.value}, {tried.trials} trials", None)
         return shown
+
+    def _begun(self, tried: Tried, one: Likely, trial: Trial) -> Trial:
+        spec = trial.spec
+        tried.turns.setdefault(
+            (spec.scenario, spec.plan), Turn(spec.scenario, spec.plan, one.because)
+        )
+        return trial
+
+    def _note(self, tried: Tried, trial: Trial, result: TrialResult) -> None:
+        spec = trial.spec
+        turn = tried.turns[spec.scenario, spec.plan]
+        tried.trials += 1
+        turn.trials += 1
+        if not spec.plan:
+            return
+        if verdict.has_stopped(result.evidence.report):
+            turn.stopped += 1
+            points = self.stopped.setdefault(spec.scenario, [])
+            if (point := spec.plan.split()[1]) not in points:
+                points.append(point)
+        else:
+            self.missed.add((spec.scenario, _before(spec.plan)))
 
     def _shows(self, result: TrialResult) -> bool:
         return verify.shows(result, self.title)
@@ -222,3 +305,23 @@ class _Search:
         results = lab.run_trials(trials, self.workers, stop=lambda result: False)
         hits = [self._shows(result) for _, result in results]
         return Count(sum(hits), len(hits))
+
+
+def turns(likely: Sequence[Likely]) -> Iterator[Likely]:
+    """Yield scenarios for ever: all of them once, then those with clues more often than others."""
+    first = [one for one in likely if one.because]
+    rest = [one for one in likely if not one.because]
+    if not first or len(first) >= _LIKELY_TURNS * len(rest):
+        # They have most of the turns as it is.
+        yield from itertools.cycle(likely)
+        return
+    yield from (*first, *rest)
+    again = itertools.cycle(first)
+    for one in itertools.cycle(rest):
+        yield from itertools.islice(again, _LIKELY_TURNS)
+        yield one
+
+
+def _before(plan: str) -> str:
+    """What a plan has before the number of its hit: who, and where."""
+    return plan.partition(" #")[0]

@@ -177,6 +177,10 @@ def _say(done: Reproduced, path: Path | None, json_out: str) -> None:
         others = "; ".join(f"{count} x {title}" for title, count in one.others.most_common(3))
         more = f" ({one.why})" if one.why else f" (others: {others})" if others else ""
         out.print(f"{one.way.value}: {one.hits} of {one.trials}{more}", markup=False)
+        if one.order and (because := one.order[0].because):
+            out.print(
+                f"  {one.order[0].scenario} first, for its {', '.join(because[:4])}", markup=False
+            )
     out.print(done.sentence(), markup=False)
     if path is not None:
         out.print(report.replay_command(path), markup=False)

@@ -447,6 +447,12 @@ def _steps_in(steps: Iterable[AnyStep]) -> Iterator[AnyStep]:
                     yield from _steps_in(body)
 
 
+def steps_of(scenario: Scenario) -> Iterator[AnyStep]:
+    """Every step of its setup and its actors: what is done beside and before an unload."""
+    for body in (scenario.setup, *(actor.body for actor in scenario.actors)):
+        yield from _steps_in(body)
+
+
 def names_used(scenario: Scenario) -> Iterator[str]:
     bodies = [scenario.setup, scenario.teardown, *(actor.body for actor in scenario.actors)]
     texts: list[object] = [

@@ -101,6 +101,15 @@ class Evidence:
     memory: MemoryScan | None = None
 
 
+def has_stopped(report: bytes) -> bool:
+    """Return whether a plan has stopped a task, by the executor's report.
+
+    Raises:
+        GuestError: a line that is complete is not an event.
+    """
+    return any(event["ev"] == "parked" for event in parse_report(report))
+
+
 def parse_report(report: bytes) -> tuple[Event, ...]:
     """Return the executor's events; a line that was cut off by a panic is left out.
 

@@ -68,7 +68,7 @@ def test_module_of_the_kernels_own_source_may_have_a_patch(tmp_path: Path) -> No
     assert bugreport.read(form).patch is None
 
 
-#: Values of `in_tree` and what is said of each. As Python writes texts, so does YAML.
+#: Values of `in_tree` and what is said of each.
 PLACES = [
     ("../../etc", "leads out of it by '..'"),
     ("fs/../../../etc", "leads out of it by '..'"),

@@ -25,7 +25,7 @@ ROWS = (
     ("klog", "scenario_compile", "symbolise", "archive", "qemu", "terminal", "plan", "exectrace",
      "journal", "workloads", "failplan", "aspytest"),
     ("sources", "verdict", "points", "checkfile", "shrink"),
-    ("timeline", "bugreport"),
+    ("timeline", "bugreport", "clues"),
     ("readymade", "image"),
     ("kernels",),
     ("buildhelp",),

@@ -13,10 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from harness import modules, reproduce, reproducecommand
+from harness import modules, plan, reproduce, reproducecommand, scenario
+from harness.clues import Likely
 from harness.errors import BuildError, ExitStatus, StorageError, UsageError
 from harness.machine import Lane
-from harness.reproduce import Reproduced, Tried, Way
+from harness.plan import Plan
+from harness.reproduce import Reproduced, Tried, Turn, Way
+from harness.scenario import Scenario
 from harness.trial import TrialResult
 from harness.verdict import Finding, Kind
 from harness.verify import Count
@@ -28,16 +31,32 @@ Answer = Callable[[Made], list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
+    scenario: str
     seed: int
+    plan: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Tried_:
     made: Made
+    plan: str = ""
 
     @property
     def spec(self) -> Spec:
-        return Spec(self.made[2])
+        return Spec(self.made[1], self.made[2], self.plan)
+
+
+def workload(name: str, *steps: str) -> Scenario:
+    lines = "".join(f"      - {step}\n" for step in steps or ("yield",))
+    return scenario.parse_scenario(
+        "about: x\nsurfaces: [module]\nlanes:\n  det: {bound_us: 1000}\n"
+        f"actors:\n  - name: user\n    do:\n{lines}",
+        f"{name}.yaml",
+    )
+
+
+BOTH = (workload("one"), workload("two"))
+A, B = plan.parse("* a+0x1 #1 then users"), plan.parse("kernel b+0x2 #1 then users")
 
 
 class FakeLab:
@@ -47,20 +66,30 @@ class FakeLab:
     def points(self, ko: object) -> str:
         return "points"
 
-    def trial(self, subject: str, plan: str, seed: int, depth: int | None) -> Tried_:
-        return Tried_((f"{subject} {depth}", plan, seed))
+    def trial(self, subject: str, workload: Scenario, seed: int, depth: int | None) -> Tried_:
+        return Tried_((f"{subject} {depth}", workload.name, seed))
 
-    def parked_trial(self, subject: str, plan: str, seed: int, what: str, cycles: None) -> Tried_:
-        if plan == "two":
+    def parked_trial(
+        self, subject: str, workload: Scenario, seed: int, plan: Plan, cycles: None
+    ) -> Tried_:
+        if workload.name == "two":
             raise UsageError("no such role")
-        return Tried_(("plan", what, seed))
+        return Tried_((f"plan {plan}", workload.name, seed), str(plan))
 
     def reseeded(self, trial: Tried_, seed: int) -> Tried_:
-        return Tried_((*trial.made[:2], seed))
+        return Tried_((*trial.made[:2], seed), trial.plan)
 
 
 def search(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer, *, limit: int = 30, frames: bool = True
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Answer,
+    *,
+    limit: int = 30,
+    frames: bool = True,
+    workloads: tuple[Scenario, ...] = BOTH,
+    given: tuple[Plan, ...] = (A, B),
+    stops: Callable[[Made], bool] = lambda made: True,
+    text: str = "...",
 ) -> tuple[Reproduced, list[Made]]:
     asked: list[Made] = []
     clocks: list[Clock] = []
@@ -81,15 +110,16 @@ def search(
         for trial in trials:
             asked.append(trial.made)
             findings = tuple(Finding(Kind.SPLAT, title) for title in answer(trial.made))
-            result = cast(TrialResult, SimpleNamespace(findings=findings))
+            evidence = SimpleNamespace(report=b'{"ev": "parked"}\n' if stops(trial.made) else b"")
+            result = cast(TrialResult, SimpleNamespace(findings=findings, evidence=evidence))
             yield trial, result
             if stop(result):
                 return
 
-    def plans(text: str, module: str, known: object, hits: int) -> list[str]:
+    def plans(text: str, module: str, known: object, hits: int) -> list[Plan]:
         if not frames:
             raise UsageError("the report has no frame")
-        return ["a+0x1", "b+0x2"]
+        return [*given]
 
     monkeypatch.setattr(reproduce.lab, "run_trials", run_trials)
     monkeypatch.setattr(reproduce.Deadline, "after", Clock)
@@ -100,7 +130,7 @@ def search(
 
     done = reproduce.reproduce(
         cast(Any, FakeLab(frames)), lambda lane: cast(Any, Subject(lane.value)),
-        cast(Any, ["one", "two"]), title="oops", text="...", budget_s=100.0, workers=1,
+        workloads, title="oops", text=text, budget_s=100.0, workers=1,
     )  # fmt: skip
     return done, asked
 
@@ -131,11 +161,105 @@ def test_each_way_is_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert [one.way for one in done.tried] == [*Way]
     # A plan goes with every scenario that has its role.
-    assert [made for made in asked if made[0] == "plan"] == [("plan", "a+0x1", 1),
-                                                             ("plan", "b+0x2", 1)]  # fmt: skip
+    assert [made for made in asked if made[0].startswith("plan")] == [
+        (f"plan {A}", "one", 1),
+        (f"plan {B}", "one", 1),
+    ]
     assert [one.trials for one in done.tried] == [4, 2, 4, 3]
     assert any(made[0] == "det 3" for made in asked)
     assert done.shown is not None
+
+
+#: The task was in write(), and the module has something to do with tickets.
+WRITES = """
+BUG: KASAN: use-after-free in m_ticket+0xf9/0x2d1 [m]
+CPU: 0 PID: 46 Comm: x Tainted: G O 6.3.1 #1
+Call Trace:
+ m_ticket+0xf9/0x2d1 [m]
+ ? do_exit+0x1/0x2
+ vfs_write+0x80/0x90
+ do_syscall_64+0x39/0x46
+"""
+SLOT = "open: {slot: 0, path: /dev/m, flags: [rdwr]}"
+FOUR = (
+    workload("idle"),
+    workload("opens", SLOT),
+    workload("writes", SLOT, "write: {slot: 0, count: 1}"),
+    workload("tickets-vs-rmmod", SLOT, "write: {slot: 0, count: 1}"),
+)
+
+
+def test_scenarios_with_clues_come_first_and_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, asked = search(
+        monkeypatch, lambda made: [], limit=12, frames=False, workloads=FOUR, text=WRITES
+    )
+    names = [name for way, name, _ in asked if way == "det None"]
+    tickets, writes, idle, opens = "tickets-vs-rmmod", "writes", "idle", "opens"
+    assert names == [tickets, writes, idle, opens, tickets, writes, tickets, idle,
+                     writes, tickets, writes, opens]  # fmt: skip
+    assert [seed for way, _, seed in asked if way == "det None"] == [*range(1, 13)]
+    first = done.document(None)["tried"][0]
+    assert first["order"] == [
+        {"scenario": tickets, "plan": None, "because": ["ticket", "write"], "trials": 4,
+         "stopped": None},
+        {"scenario": writes, "plan": None, "because": ["write"], "trials": 4, "stopped": None},
+        {"scenario": idle, "plan": None, "because": [], "trials": 2, "stopped": None},
+        {"scenario": opens, "plan": None, "because": [], "trials": 2, "stopped": None},
+    ]  # fmt: skip
+
+
+def test_where_most_have_clues_they_take_turns() -> None:
+    likely = [Likely(one, ("write",) if one.name != "idle" else ()) for one in FOUR]
+    turns = reproduce.turns(sorted(likely, key=lambda one: not one.because))
+    names = [next(turns).workload.name for _ in range(8)]
+    assert names == 2 * ["opens", "writes", "tickets-vs-rmmod", "idle"]
+    assert [*reproduce.turns([])] == []
+
+
+def hits(*numbers: int) -> tuple[Plan, ...]:
+    return tuple(dataclasses.replace(one, hit=hit) for one in (A, B) for hit in numbers)
+
+
+def test_plans_are_tried_where_they_are_likely_and_not_again_where_nobody_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stops(made: Made) -> bool:
+        return made[0].startswith("plan * a+0x1 #1 ") and made[1] in ("writes", "idle")
+
+    done, asked = search(
+        monkeypatch, lambda made: [], workloads=(FOUR[0], FOUR[2]), given=hits(1, 2, 3),
+        stops=stops, text=WRITES,
+    )  # fmt: skip
+    planned = [(way.removeprefix("plan "), name) for way, name, _ in asked if "plan" in way]
+    assert planned == [
+        ("* a+0x1 #1 then users", "writes"),
+        ("kernel b+0x2 #1 then users", "writes"),
+        ("* a+0x1 #1 then users", "idle"),
+        ("kernel b+0x2 #1 then users", "idle"),
+        ("* a+0x1 #2 then users", "writes"),
+        ("* a+0x1 #2 then users", "idle"),
+    ]
+    order = done.document(None)["tried"][1]["order"]
+    assert [(one["plan"], one["scenario"]) for one in order] == planned
+    assert [one["stopped"] for one in order] == [1, 0, 1, 0, 0, 0]
+
+
+def test_scenario_in_which_a_task_was_stopped_comes_before_one_with_clues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done, asked = search(
+        monkeypatch, lambda made: [], workloads=FOUR, stops=lambda made: made[1] == "opens",
+        text=WRITES, limit=10,
+    )  # fmt: skip
+    assert next(name for way, name, _ in asked if way == "det 3") == "opens"
+    schedules = done.tried[2]
+    assert schedules.way is Way.SCHEDULES
+    assert schedules.order[0].because == ("a+0x1", "b+0x2")
+
+
+def test_what_was_begun_and_never_run_is_not_in_the_order() -> None:
+    tried = Tried(Way.SCENARIOS, turns={("one", ""): Turn("one", "", ())})
+    assert tried.order == ()
 
 
 def test_what_does_not_show_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +298,8 @@ def command(
         asked.append([plan.name for plan in plans])
         subject(Lane.SMP)
         trial = SimpleNamespace(spec=SimpleNamespace(lane=Lane.DET))
-        tried = Tried(Way.SCENARIOS, 3, int(shown))
+        turn = Turn("mounts-vs-rmmod", "", ("write", "close"), 3)
+        tried = Tried(Way.SCENARIOS, 3, int(shown), {("mounts-vs-rmmod", ""): turn})
         return Reproduced(rest["title"], [tried], cast(Any, (trial, None)) if shown else None,
                           Count(1, 20) if shown else None)  # fmt: skip
 
@@ -205,6 +330,7 @@ def test_sample_module_is_known_by_its_frames(
     assert asked[1] == ("poolfs", "good", "6.1", "kasan", Lane.SMP)
     captured = capsys.readouterr()
     assert "kernel: 6.1, for the report's 6.3" in captured.err
+    assert "  mounts-vs-rmmod first, for its write, close\n" in captured.out
     assert "harness replay runs/b" in captured.out
     assert "small runs/minimised/b" in captured.out
     document = json.loads((tmp_path / "out.json").read_text())
