@@ -364,7 +364,7 @@ BOMB = "\n".join(
         ("title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, patch: /etc/x}\n", "leads out"),
         ("title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, revert: ../x}\n", "leads out"),
         ("title: oops\nkernel: '6.1'\nmodule: {folder: \"HERE\\0\"}\n", "no line of text"),
-        ("title: oops\nkernel: '6.1'\nmodule: {folder: ../../etc}\n", "no Kbuild"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/..}\n", "no Kbuild"),
         ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/loop}\n", "loop"),
     ],
     ids=[
