@@ -34,6 +34,8 @@ _C_NAMES: Final = {
     ("whence_choice", ""): "SEEK_",
     ("socket_choice", "udp"): "SOCK_DGRAM",
     ("socket_choice", "raw"): "SOCK_RAW",
+    ("type_choice", ""): "SOCK_",
+    ("call_choice", ""): "CALL_",
     ("map_flags", ""): "MAP_",
     ("prot_flags", ""): "PROT_",
     ("open_flags", ""): "O_",
@@ -192,7 +194,7 @@ class _Writer:
 
     def _op(self, op: Op, depth: int) -> list[str]:
         tabs = "\t" * depth
-        if op.name == "survey":
+        if op.name in ("survey", "survey_sockets"):
             return []
         self.used.add(op.name)
         if any(param.kind is Kind.SLOT for param in OPS[op.name].params):

@@ -307,6 +307,7 @@ _FORMS: Final[dict[str, Callable[..., str]]] = {
     "delay": lambda spins: "",
     "yield": lambda: "",
     "survey": lambda name: "",
+    "survey_sockets": lambda name, family, protocols: "",
     "await_line": _await,
     "finit_module": _load,
     "delete_module": lambda name, flags: f"rmmod {_word(module_of_path(str(name)))}",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness import catalogue, elf, ioctls, lab, modules, surfaces, verdict, workloads
+from harness import catalogue, elf, ioctls, lab, modules, sockets, surfaces, verdict, workloads
 from harness.checkfile import CheckFile
 from harness.errors import NotLoadedError
 from harness.lab import Lab, Subject
@@ -197,6 +197,11 @@ class Bench:
         return ioctls.read_requests(self.module.ko)
 
     @functools.cached_property
+    def socket_calls(self) -> frozenset[str]:
+        """Functions by which sockets come that the module calls."""
+        return sockets.read_calls(self.module.ko)
+
+    @functools.cached_property
     def learned(self) -> Learned:
         """What the module exposes, learned by loading it once."""
         return _learn(self)
@@ -286,7 +291,7 @@ def _learn(bench: Bench) -> Learned:
     loaded = surfaces.with_requests(surfaces.learn(events), bench.requests)
     seen = (*loaded, *surfaces.learn_links(bench.modinfo), *_dependents(bench))
     learned = Learned(seen, found, stop, surfaces.left_out(events))
-    return learned if stop else _learn_more(bench, learned)
+    return learned if stop else _learn_more(bench, _learn_sockets(bench, learned))
 
 
 def _dependents(bench: Bench) -> Iterator[Surface]:
@@ -294,6 +299,26 @@ def _dependents(bench: Bench) -> Iterator[Surface]:
     for one in bench.module.everything:
         if bench.module.name in (needed.name for needed in one.needs):
             yield Surface(surfaces.Kind.DEPENDENT, one.name)
+
+
+def _learn_sockets(bench: Bench, learned: Learned) -> Learned:
+    """Return what was learned with the sockets that a module brings, if it may bring any.
+
+    Many are tried, and what a broken one does belongs to them: it is a trial of its own.
+    """
+    brings = any(one.kind is surfaces.Kind.PROTOCOL for one in learned.surfaces)
+    if not brings and not bench.socket_calls:
+        return learned
+    internet = sockets.internet_families(bench.socket_calls)
+    plan = workloads.survey_sockets(bench.around, internet)
+    ((_, trial, result),) = bench.results([Case(plan, lane=bench.lane)])
+    events = verdict.parse_report(result.evidence.report)
+    opened = surfaces.with_requests(surfaces.learn_sockets(events), bench.requests)
+    return dataclasses.replace(
+        learned,
+        surfaces=(*learned.surfaces, *opened),
+        found=learned.found + _kept(bench, trial, result, result.findings),
+    )
 
 
 def _learn_more(bench: Bench, learned: Learned) -> Learned:

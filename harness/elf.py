@@ -18,6 +18,7 @@ from harness.errors import UsageError
 
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
 _SHT_SYMTAB = 2
+_SHN_UNDEF = 0
 _STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
 _ET_REL = 1
 _MACHINES = {3: "i386", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "riscv"}
@@ -64,6 +65,8 @@ class Elf:
     by_name: dict[str, tuple[Symbol, ...]] = field(repr=False)
     #: Functions of each executable section, by value.
     by_section: dict[int, tuple[Symbol, ...]] = field(repr=False)
+    #: What a relocatable file needs of others.
+    undefined: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def has_debug_information(self) -> bool:
@@ -140,12 +143,16 @@ def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     form = order + ("64" if wide else "32")
     symbols = _symbols(data, table, strings_at, wanted, kinds, form)
     by_section = _spans(symbols, sections, relocatable=kind == _ET_REL)
+    undefined: frozenset[str] = frozenset()
+    if kind == _ET_REL:
+        needed = _symbols(data, table, strings_at, frozenset({_SHN_UNDEF}), (_STT_NOTYPE,), form)
+        undefined = frozenset(symbol for symbol, _, _ in needed)
     by_name: dict[str, tuple[Symbol, ...]] = {}
     for members in by_section.values():
         for symbol in members:
             by_name[symbol.name] = (*by_name.get(symbol.name, ()), symbol)
     name = _MACHINES.get(machine, str(machine))
-    return Elf(path, name, kind == _ET_REL, sections, by_name, by_section)
+    return Elf(path, name, kind == _ET_REL, sections, by_name, by_section, undefined)
 
 
 def _string(data: mmap.mmap, at: int) -> str:

@@ -77,6 +77,11 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "finit_flags": ("ignore_modversions", "ignore_vermagic"),
         "delete_flags": ("nonblock", "trunc"),
         "socket_choice": ("udp", "raw"),
+        "type_choice": ("stream", "dgram", "raw", "rdm", "seqpacket", "dccp"),
+        "call_choice": (
+            "bind", "connect", "listen", "accept", "send", "sendto", "recvfrom",
+            "getsockopt", "setsockopt", "getsockname", "getpeername", "shutdown",
+        ),
         "signal_choice": ("HUP", "INT", "KILL", "USR1", "TERM", "STOP", "CONT"),
     }
 )  # fmt: skip
@@ -253,11 +258,23 @@ _SPECS = (
     #: One datagram to a port of 127.0.0.1; its pattern starts at offset 0.
     OpSpec("send", (_SLOT, Param("port", Kind.NUMBER, 0), _COUNT, _KEY)),
     OpSpec("recv", (_SLOT, _COUNT, _CHECK, _LEAST, Param("timeout_ms", Kind.NUMBER, 0))),
+    #: Of any family, by its number (include/linux/socket.h); it does not wait for a peer.
+    OpSpec("open_socket", (_SLOT, Param("family", Kind.NUMBER),
+                           Param("type", Kind.CHOICE, "stream", "type_choice"),
+                           Param("protocol", Kind.NUMBER, 0))),
+    #: `data` is the value of an option or an address without its family, zeros after it;
+    #: `number` an option, the bytes of an address (0: 16), a backlog or a direction.
+    OpSpec("socket_call", (_SLOT, Param("call", Kind.CHOICE, table="call_choice"),
+                           Param("level", Kind.NUMBER, 0), Param("number", Kind.NUMBER, 0),
+                           Param("data", Kind.TEXT, ""))),
     OpSpec("finit_module", (_PATH, Param("params", Kind.TEXT, ""), _flags("flags", "finit_flags"))),
     OpSpec("delete_module", (Param("name", Kind.PATH),
                              _flags("flags", "delete_flags", "nonblock"))),
     #: Tell what has come since the guest was saved, under a name for that moment.
     OpSpec("survey", (Param("name", Kind.TEXT),), process_only=True),
+    #: Tell which sockets can be opened, of one family or of all (0): each protocol below a number.
+    OpSpec("survey_sockets", (Param("name", Kind.TEXT), Param("family", Kind.NUMBER, 0),
+                              Param("protocols", Kind.NUMBER, 32)), process_only=True),
     #: A network interface, such as lo.
     OpSpec("ifup", (Param("interface", Kind.PATH),)),
     OpSpec("ifdown", (Param("interface", Kind.PATH),)),

@@ -507,7 +507,7 @@ def _check_slots(
     document: Document, actor: ActorTemplate | None, body: tuple[AnyStep, ...] = ()
 ) -> None:
     steps = [step for step in _steps_in(actor.body if actor else body) if isinstance(step, Step)]
-    makers = {Kind.SLOT: ("open", "socket"), Kind.MAP: ("mmap",)}
+    makers = {Kind.SLOT: ("open", "socket", "open_socket"), Kind.MAP: ("mmap",)}
     for step in steps:
         if actor is None and step.spec.name == "barrier":
             raise document.error_at(step.line, step.place, "a barrier outside the actors")

@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Surveys of a scenario: before the module's load, after it, with a filesystem mounted, and with
-#: a folder made in its configfs.
+#: Surveys of a scenario: before the module's load, after it, with a filesystem mounted, with
+#: a folder made in its configfs, and of the sockets that can be opened.
 BEFORE: Final = "before"
 LOADED: Final = "loaded"
 MOUNTED: Final = "mounted"
 MADE: Final = "made"
+SOCKETS: Final = "sockets"
 
 #: The folder that is made in configfs to see what such folders hold.
 MADE_FOLDER: Final = "made-by-check"
@@ -40,6 +41,8 @@ class Kind(enum.StrEnum):
     INTERFACE = "network interface"
     #: Somebody may ask for interfaces of it: ``ip link add type NAME``.
     LINK = "kind of network interface"
+    #: What `socket(2)` gives for a family, a type and a protocol.
+    SOCKET = "socket"
     SYSFS = "sysfs file"
     DEBUGFS = "debugfs file"
     PROC = "proc file"
@@ -108,6 +111,8 @@ _FILE_SECTIONS: Final[Mapping[str, Kind]] = {
     "procfs": Kind.PROC,
     "sysctl": Kind.SYSCTL,
 }
+#: Of one family and type so many are told: who takes any protocol takes each in the same way.
+_PROTOCOLS: Final = 2
 _NAME_SECTIONS: Final[Mapping[str, Kind]] = {
     "interface": Kind.INTERFACE,
     "protocol": Kind.PROTOCOL,
@@ -168,6 +173,8 @@ def _surface(section: str, line: str, mode: int, number: str) -> Surface | None:
         case "filesystem":
             flag, _, name = line.partition("\t")
             return Surface(Kind.FILESYSTEM if flag == "nodev" else Kind.DISK_FILESYSTEM, name)
+        case "socket":
+            return Surface(Kind.SOCKET, f"family {line}")
         case "device":
             return Surface(Kind.NUMBER, " ".join(line.split()))
         case "configfs" if stat.S_ISDIR(mode):
@@ -180,10 +187,28 @@ def _surface(section: str, line: str, mode: int, number: str) -> Surface | None:
 
 
 def with_requests(several: Iterable[Surface], requests: tuple[int, ...]) -> Iterator[Surface]:
-    """Yield surfaces, devices with the requests that their module knows."""
+    """Yield surfaces, devices and sockets with the requests that their module knows."""
     for one in several:
-        device = one.kind in (Kind.CHARACTER, Kind.BLOCK)
-        yield dataclasses.replace(one, requests=requests) if device else one
+        asked = one.kind in (Kind.CHARACTER, Kind.BLOCK, Kind.SOCKET)
+        yield dataclasses.replace(one, requests=requests) if asked else one
+
+
+def learn_sockets(events: Iterable[Mapping[str, Any]]) -> tuple[Surface, ...]:
+    """Return the sockets that can be opened since the module is there, by family and type.
+
+    Of protocols that one type of a family takes only the lowest are told.
+    """
+    found: dict[tuple[int, str], list[Surface]] = {}
+    several = (one for one in learn(events, SOCKETS) if one.kind is Kind.SOCKET)
+    for one in sorted(several, key=socket_arguments):
+        found.setdefault(socket_arguments(one)[:2], []).append(one)
+    return tuple(one for same in found.values() for one in same[:_PROTOCOLS])
+
+
+def socket_arguments(surface: Surface) -> tuple[int, str, int]:
+    """Return family, type and protocol of a socket, as the op ``open_socket`` takes them."""
+    _, family, kind, protocol = surface.name.split()
+    return int(family), kind, int(protocol)
 
 
 def learn_inside(events: Sequence[Mapping[str, Any]]) -> tuple[Surface, ...]:

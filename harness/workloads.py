@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from harness import disks, scenario
+from harness import disks, scenario, sockets
 from harness.ops import MAX_SLOTS
 from harness.scenario import Scenario
 from harness.surfaces import (
@@ -27,16 +27,26 @@ from harness.surfaces import (
     MADE_FOLDER,
     MOUNTED,
     SIGNS,
+    SOCKETS,
     Kind,
     Surface,
+    socket_arguments,
 )
 
 Step = dict[str, Any]
 
 #: Files of one kind that one scenario uses, and that are held at a time.
 MAX_FILES: Final = 12
+#: Sockets of one family that one user takes.
+MAX_SOCKETS: Final = 6
 #: Requests that any device may be asked: FIONREAD, TCGETS, BLKGETSIZE64, BLKFLSBUF, HDIO_GETGEO.
 _KNOWN_REQUESTS: Final = (0x541B, 0x5401, 0x80081272, 0x1261, 0x0301)
+#: And any socket: SIOCINQ, SIOCOUTQ, SIOCGSTAMP (include/uapi/linux/sockios.h).
+_SOCKET_REQUESTS: Final = (0x541B, 0x5411, 0x8906)
+#: Levels of options that are none of a family's own: SOL_IP, SOL_RAW; and most families' own
+#: (include/linux/socket.h).
+_LEVELS: Final = (0, 255)
+_FAMILY_LEVELS: Final = (256, 290)
 #: What is written to files that take text. No large numbers: what asks for as much memory as it
 #: is told to is no finding.
 _TEXTS: Final = ("0\n", "1\n", "2\n", "-1\n", "on\n", "off\n", "\n", "x" * 40)
@@ -59,7 +69,10 @@ _UNLOAD_RACES: Final = ["ok", "EAGAIN", "EBUSY", "ENOENT"]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Surfaces that one user takes together: a device, a filesystem, all files of a kind."""
+    """Surfaces that one user takes together.
+
+    A device, a filesystem, all sockets of a family, all files of a kind.
+    """
 
     name: str
     surfaces: tuple[Surface, ...]
@@ -99,11 +112,16 @@ def groups(surfaces: Iterable[Surface]) -> tuple[Group, ...]:
     """Return what can be used, each as one user takes it."""
     found: list[Group] = []
     files: dict[Kind, list[Surface]] = {}
+    families: dict[int, list[Surface]] = {}
     for surface in surfaces:
         if surface.kind in FILES:
             files.setdefault(surface.kind, []).append(surface)
+        elif surface.kind is Kind.SOCKET:
+            families.setdefault(socket_arguments(surface)[0], []).append(surface)
         elif surface.kind not in SIGNS and not _lacks_disk(surface):
             found.append(Group(surface.slug, (surface,)))
+    for family, several in families.items():
+        found.append(Group(f"sockets-{family}", tuple(several[:MAX_SOCKETS])))
     for kind, several in files.items():
         found.append(Group(f"{kind.value.split()[0]}-files", tuple(several[:MAX_FILES])))
     return tuple(found)
@@ -147,12 +165,13 @@ def not_used(surfaces: Iterable[Surface]) -> tuple[tuple[Surface, str], ...]:
     """Return the surfaces that no workload uses, each with the reason."""
     files: dict[Kind, int] = {}
     left: list[tuple[Surface, str]] = []
+    opened = any(one.kind is Kind.SOCKET for one in surfaces)
     numbers = [one for one in surfaces if one.kind in (Kind.CHARACTER, Kind.BLOCK)]
     for surface in surfaces:
         if _lacks_disk(surface):
             left.append((surface, "needs a block device with such a filesystem on it"))
-        elif surface.kind is Kind.PROTOCOL:
-            left.append((surface, "what its sockets take is not known"))
+        elif surface.kind is Kind.PROTOCOL and not opened:
+            left.append((surface, "no socket can be opened that could not be before"))
         elif surface.kind is Kind.NUMBER and not numbers:
             left.append((surface, "no node in /dev has it"))
         elif surface.kind in FILES:
@@ -264,6 +283,28 @@ def survey_inside(around: Around, surface: Surface) -> Scenario:
     steps = [{"survey": BEFORE}, load(around), *take, {"survey": mark}, *give]
     text = {"about": about, "actors": [_one(actor, steps)]}
     return make(f"{mark}-{surface.slug}", _with_surroundings(text, [surface]), around)
+
+
+def survey_sockets(around: Around, internet: Sequence[int]) -> Scenario:
+    """Try which sockets can be opened, before a load and after it.
+
+    Args:
+        internet: families of which each IP protocol is tried.
+    """
+
+    def look(name: str) -> list[Step]:
+        every = [{"survey_sockets": {"name": name, "family": family,
+                                     "protocols": sockets.IP_PROTOCOLS}}
+                 for family in internet]  # fmt: skip
+        return [{"survey_sockets": name}, *every]
+
+    # For whatever nobody has the kernel calls modprobe, 10 ms of guest time for each; without
+    # a path it answers at once (d7d27cfc5cf0, 5.7). This guest has no modules to find.
+    alone = _any("write_file", {"path": "/proc/sys/kernel/modprobe", "data": "\n"})
+    steps = [alone, *look(BEFORE), load(around), *look(SOCKETS)]
+    text = {"about": "Which sockets a module brings.", "lanes": _LONG,
+            "actors": [_one("opener", steps)]}  # fmt: skip
+    return make("sockets", text, around)
 
 
 def _one(name: str, steps: Sequence[Step], **fields: Any) -> dict[str, Any]:
@@ -433,6 +474,8 @@ def held_by(surface: Surface) -> tuple[str, str, str]:
         return "mount", f"a mount of {surface.name}", "there"
     if surface.kind is Kind.CONFIGFS:
         return "mkdir", f"a folder in {surface.name}", "there"
+    if surface.kind is Kind.SOCKET:
+        return "open_socket", f"a socket of {surface.name}", "open"
     return "open", surface.name, "open"
 
 
@@ -449,6 +492,8 @@ def _hold(surface: Surface, name: str = "held") -> tuple[list[Step], list[Step],
     if surface.kind is Kind.CONFIGFS:
         folder = f"{surface.name}/{name}"
         return [_any("mkdir", folder)], [_any("rmdir", folder)], "A folder in configfs is held."
+    if surface.kind is Kind.SOCKET:
+        return [_open_socket(surface)], [_any("close", 0)], "A socket is held open."
     open_both = [
         _any("open", {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}),
         _any("open", {"slot": 1, "path": surface.name, "flags": ["rdonly", "nonblock"]}),
@@ -458,7 +503,7 @@ def _hold(surface: Surface, name: str = "held") -> tuple[list[Step], list[Step],
 
 #: Kinds that must keep the module from going while they are held; of configfs it is a folder
 #: that somebody has made.
-_PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.CONFIGFS)
+_PINNING: Final = (Kind.CHARACTER, Kind.BLOCK, Kind.CONFIGFS, Kind.SOCKET)
 
 
 def must_pin(surface: Surface) -> bool:
@@ -574,6 +619,8 @@ def _in_order(group: Group) -> list[Step]:
         opened = {"slot": 0, "path": surface.name, "flags": ["rdwr", "nonblock"]}
         acts = _device_acts(rng, (*surface.requests, *_KNOWN_REQUESTS))
         return [_any("open", opened), *(step for act in acts for step in act), _any("close", 0)]
+    if surface.kind is Kind.SOCKET:
+        return _each_socket(group, random.Random(1))
     return _use(group, random.Random(1), "o")
 
 
@@ -624,6 +671,8 @@ def _use_whole(group: Group, rng: random.Random, tag: str) -> list[Step]:
             flags = {"slot": 0, "path": surface.name, "flags": [how, "nonblock"]}
             before += [_any("close", 0), _any("open", flags)]
         acts, after = _device_acts(rng, _requests(rng, surface)), [_any("close", 0)]
+    elif surface.kind is Kind.SOCKET:
+        return _each_socket(group, rng)
     else:
         return _use(group, rng, tag)
     rng.shuffle(acts)
@@ -641,6 +690,10 @@ def _use(group: Group, rng: random.Random, tag: str) -> list[Step]:
             return _use_filesystem(surface, tag)
         case Kind.INTERFACE:
             return _use_interface(surface.name)
+        case Kind.SOCKET:
+            opens = _choose([[_open_socket(one)] for one in group.surfaces])
+            acts = _choose(_socket_acts(surface, rng))
+            return [opens, {"loop": 6, "do": [acts]}, _any("close", 0)]
         case Kind.LINK:
             name = f"chk{tag}"
             link = _shell(f"ip link add name {name} type {surface.name}")
@@ -701,6 +754,59 @@ def _device_acts(rng: random.Random, requests: Sequence[int]) -> list[list[Step]
         *([_any("ioctl", {"slot": 0, "request": request, "arg": rng.choice((0, 1))}),
            _any("ioctl", {"slot": 0, "request": request, "data": "abc"})]
           for request in requests),
+    ]  # fmt: skip
+
+
+def _open_socket(surface: Surface) -> Step:
+    family, kind, protocol = socket_arguments(surface)
+    asked = {"slot": 0, "family": family, "type": kind, "protocol": protocol}
+    return _any("open_socket", asked)
+
+
+def _each_socket(group: Group, rng: random.Random) -> list[Step]:
+    """Return the steps of somebody who does with each socket what can be done, in any order."""
+    steps: list[Step] = []
+    for one in group.surfaces:
+        acts = _socket_acts(one, rng)
+        rng.shuffle(acts)
+        # What is shut down does nothing more.
+        last = _call("shutdown", number=2)
+        steps += [_open_socket(one), *(step for act in acts for step in act), last,
+                  _any("close", 0)]  # fmt: skip
+    return steps
+
+
+def _call(what: str, **fields: int | str) -> Step:
+    return _any("socket_call", {"slot": 0, "call": what, **fields})
+
+
+def _socket_acts(surface: Surface, rng: random.Random) -> list[list[Step]]:
+    """Return what may be done with a socket that is open in slot 0.
+
+    Addresses are all zeros, so that nothing is sent to anybody else.
+    """
+    levels = (*_LEVELS, socket_arguments(surface)[2], rng.randrange(*_FAMILY_LEVELS))
+    # An address of the usual length, and the longest: sizeof(struct sockaddr_storage).
+    lengths = (16, 128)
+    options = [
+        [_call("setsockopt", level=level, number=option, data="\x01"),
+         _call("getsockopt", level=level, number=option)]
+        for level in dict.fromkeys(levels)
+        for option in (rng.randrange(4), rng.randrange(4, 32))
+    ]  # fmt: skip
+    requests = dict.fromkeys((*_SOCKET_REQUESTS, *_requests(rng, surface)))
+    return [
+        *([_call(what, number=length)] for what in ("bind", "connect", "sendto")
+          for length in lengths),
+        [_call("listen", number=4), _call("accept")],
+        [_call("send")],
+        [_call("recvfrom")],
+        [_any("read", {"slot": 0, "count": 200})],
+        [_any("poll", {"slot": 0, "events": ["in", "out"]})],
+        [_call("getsockname"), _call("getpeername")],
+        [_any("mmap", {"map": 0, "slot": 0, "length": 4096}), _any("munmap", 0)],
+        *options,
+        *([_any("ioctl", {"slot": 0, "request": request, "data": "abc"})] for request in requests),
     ]  # fmt: skip
 
 

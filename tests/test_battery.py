@@ -77,6 +77,7 @@ class FakeBench(Bench):
         self.module = Module("m", "good", Path("m.ko"), "", "")
         self.modinfo = ()
         self.requests = ()
+        self.socket_calls = frozenset()
 
     def results(
         self,
@@ -254,6 +255,59 @@ def test_folder_in_configfs_must_keep_the_module() -> None:
     tree_itself = bench.surfaces[0]
     refused = result(sums("mkdir", EPERM=1), findings=[IN_USE])
     assert battery.name_contract(tree_itself, refused) == ()
+
+
+PROTOCOL = {"ev": "surface", "survey": "loaded", "section": "protocol", "mode": "0", "number": "",
+            "line": "M"}  # fmt: skip
+SOCKET = {**PROTOCOL, "survey": "sockets", "section": "socket", "line": "27 dgram 0"}
+
+
+def with_socket(case: Case) -> TrialResult:
+    if case.plan.name == "sockets":
+        return result(*LIFE, SOCKET)
+    if case.plan.name.startswith("held-"):
+        return result(*LIFE, sums("open_socket", ok=1), findings=[IN_USE])
+    return result(*LIFE, PROTOCOL)
+
+
+def test_socket_must_keep_the_module() -> None:
+    bench = FakeBench(with_socket)
+    (found,) = outcome(bench, "contract").found
+    assert found.finding.title == (
+        "missing owner: a socket of family 27 dgram 0 can be open while its module is unloaded"
+    )
+    assert [case.plan.name for case in bench.cases[:2]] == ["load", "sockets"]
+    assert [(one.kind, one.name) for one in bench.surfaces] == [
+        (Kind.PROTOCOL, "M"), (Kind.SOCKET, "family 27 dgram 0"),
+    ]  # fmt: skip
+    refused = result(sums("open_socket", EPERM=1), findings=[IN_USE])
+    assert battery.name_contract(bench.surfaces[1], refused) == ()
+
+
+def test_sockets_are_tried_where_the_module_may_bring_some() -> None:
+    plain = FakeBench(fine)
+    outcome(plain, "load")
+    assert "sockets" not in [case.plan.name for case in plain.cases]
+    calling = FakeBench(fine)
+    calling.socket_calls = frozenset({"inet_register_protosw"})
+    assert outcome(calling, "load").outcome is Outcome.PASS
+    (case,) = (case for case in calling.cases if case.plan.name == "sockets")
+    tried = [op.args for op in case.plan.actors[0].body if op.spec.name == "survey_sockets"]
+    assert [args[1] for args in tried] == [0, 2, 0, 2]
+
+
+def test_what_opening_sockets_shows_belongs_to_the_load() -> None:
+    splat = Finding(Sort.SPLAT, "WARNING in m_create")
+
+    def answer(case: Case) -> TrialResult:
+        if case.plan.name == "sockets":
+            return result(*LIFE, findings=[splat])
+        return result(*LIFE, PROTOCOL)
+
+    load = outcome(FakeBench(answer), "load")
+    assert [found.finding for found in load.found] == [splat]
+    assert load.why == "network protocol M is not used: no socket can be opened that could not" \
+        " be before"  # fmt: skip
 
 
 def test_device_that_cannot_be_opened_is_not_held() -> None:

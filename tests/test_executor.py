@@ -162,6 +162,9 @@ def test_every_op_answers_ok_where_it_can(run: Run, tmp_path: Path) -> None:
         op("socket", 2, "udp", 0),
         op("send", 2, 9, 1),
         op("close", 2),
+        op("open_socket", 3, socket.AF_UNIX, "stream", 0),
+        op("socket_call", 3, "setsockopt", socket.SOL_SOCKET, socket.SO_KEEPALIVE, "\x01"),
+        op("survey_sockets", "some", socket.AF_UNIX, 1),
     ]
     events = run(one(*body))
     assert not of(events, "unexpected")
@@ -294,6 +297,59 @@ def test_sockets_answer_the_errno_of_the_kernel(run: Run) -> None:
     assert not of(events, "unexpected")
 
 
+def test_socket_of_any_family_takes_each_call(run: Run) -> None:
+    """Of the local family: what nobody has would make this machine look for a module."""
+
+    def call(what: str, number: int = 0, data: str = "", **fields: Any) -> Op:
+        return op("socket_call", 0, what, 1, number, data, **fields)
+
+    events = run(
+        one(
+            op("open_socket", 0, socket.AF_UNIX, "stream"),
+            call("send", expect=("ENOTCONN",)),
+            call("accept", expect=("EINVAL",)),
+            call("getpeername", expect=("ENOTCONN",)),
+            call("recvfrom", expect=("EINVAL",)),
+            # Two bytes of an address are its family: the kernel picks a name.
+            call("bind", 2),
+            call("bind", 200, expect=("EINVAL",)),
+            call("getsockname"),
+            call("listen", 5),
+            call("accept", expect=("EAGAIN",)),
+            call("getsockopt", socket.SO_TYPE),
+            call("getsockopt", 9999, expect=("ENOPROTOOPT",)),
+            call("setsockopt", socket.SO_KEEPALIVE, "\x01"),
+            call("shutdown", 2),
+            op("close", 0),
+            call("shutdown", expect=("SKIPPED",)),
+            op("open_socket", 0, socket.AF_UNIX, "dgram"),
+            call("connect", 0, "/kmh", expect=("ENOENT",)),
+            call("sendto", 0, "/kmh", expect=("ENOENT",)),
+            call("recvfrom", expect=("EAGAIN",)),
+            op("read", 0, 10, expect=("EAGAIN",)),
+            op("open_socket", 0, socket.AF_UNIX, "rdm", expect=("ESOCKTNOSUPPORT",)),
+            op("open_socket", 0, socket.AF_UNIX, "stream", 99, expect=("EPROTONOSUPPORT",)),
+            call("send", expect=("SKIPPED",)),
+        )
+    )
+    assert not of(events, "unexpected")
+
+
+def test_sockets_that_can_be_opened_are_told(run: Run) -> None:
+    events = run(
+        one(
+            op("survey_sockets", "some", socket.AF_UNIX, 3),
+            op("survey_sockets", "some", 64, expect=("EINVAL",)),
+            op("survey_sockets", "some", socket.AF_UNIX, 513, expect=("EINVAL",)),
+        )
+    )
+    assert not of(events, "unexpected")
+    # net/unix/af_unix.c, unix_create(): protocol 0 or the family's own number, and raw is dgram.
+    assert [(event["survey"], event["section"], event["line"]) for event in of(events, "surface")] \
+        == [("some", "socket", f"1 {kind} {protocol}")
+            for kind in ("stream", "dgram", "raw", "seqpacket") for protocol in (0, 1)]  # fmt: skip
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets are for root")
 def test_raw_socket_gets_the_packets_of_its_protocol_without_their_header(run: Run) -> None:
     (port,) = free_ports(1)
@@ -332,9 +388,10 @@ def test_line_is_waited_for_until_the_time_is_over(run: Run, tmp_path: Path) -> 
 
 def test_empty_slots_skip_the_op_and_say_so(run: Run) -> None:
     names = ("close", "fsync", "poll", "readdir", "read", "write", "pread", "pwrite", "lseek")
-    names += ("ftruncate", "ioctl", "send", "recv")
+    names += ("ftruncate", "ioctl", "send", "recv", "socket_call")
     args = {"read": (9,), "write": (9,), "pread": (0, 9), "pwrite": (0, 9), "lseek": (0,)}
     args |= {"ftruncate": (0,), "ioctl": (1,), "send": (9, 9), "recv": (9,)}
+    args |= {"socket_call": ("listen",)}
     body = [op(name, 0, *args.get(name, ())) for name in names]
     body += [op("mmap", 0, 0, 9), op("munmap", 0), op("touch", 0)]
     events = run(one(*body))

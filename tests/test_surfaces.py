@@ -106,6 +106,22 @@ def test_kinds_of_interfaces_are_in_the_modinfo() -> None:
     assert surfaces.learn_links(modinfo) == (Surface(Kind.LINK, "dummy"),)
 
 
+def test_sockets_are_those_that_could_not_be_opened_before() -> None:
+    before = {**event("socket", "1 stream 0"), "survey": "before"}
+    lines = ["1 stream 0", "16 raw 31", "27 stream 3", "27 stream 10", "27 stream 2", "27 dgram 0"]
+    seen = [before, *({**event("socket", line), "survey": "sockets"} for line in lines)]
+    found = surfaces.learn_sockets(seen)
+    # Of a type that takes many protocols the lowest two, as numbers.
+    assert [one.name for one in found] == [
+        "family 16 raw 31", "family 27 dgram 0", "family 27 stream 2", "family 27 stream 3",
+    ]  # fmt: skip
+    assert {one.kind for one in found} == {Kind.SOCKET}
+    assert surfaces.socket_arguments(found[2]) == (27, "stream", 2)
+    assert found[0].record() == {"kind": "socket", "name": "family 16 raw 31"}
+    (asked,) = surfaces.with_requests(found[:1], (0x8941,))
+    assert asked.requests == (0x8941,)
+
+
 def test_how_much_was_left_out() -> None:
     cut = [{"ev": "surface-cut", "more": 3}, {"ev": "surface-cut", "more": 7}]
     assert surfaces.left_out(cut) == 7

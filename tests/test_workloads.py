@@ -12,6 +12,7 @@ import pytest
 
 from harness import disks, surfaces, workloads
 from harness.errors import ScenarioError
+from harness.ops import TABLES
 from harness.program import Actor, Choose, Op, Program, walk
 from harness.scenario import Scenario
 from harness.scenario_compile import compile_program
@@ -29,9 +30,11 @@ TREE = Surface(Kind.CONFIGFS, "/sys/kernel/config/m", 0o040755)
 ATTRIBUTE = Surface(Kind.CONFIGFS_FILE, f"{TREE.name}/{MADE_FOLDER}/size", 0o100644)
 LINK = Surface(Kind.LINK, "dummy")
 ABOVE = Surface(Kind.DEPENDENT, "m_user")
+SOCKETS = tuple(Surface(Kind.SOCKET, f"family 27 {how}") for how in ("stream 0", "dgram 7"))
+NETLINK = Surface(Kind.SOCKET, "family 16 raw 31")
 THREAD = Surface(Kind.THREAD, "kpool")
-ALL = (DEVICE, DISK, FILESYSTEM, MINIX, INTERFACE, LINK, *FILES, SECRET, TREE, ATTRIBUTE, ABOVE,
-       THREAD)  # fmt: skip
+ALL = (DEVICE, DISK, FILESYSTEM, MINIX, INTERFACE, LINK, *SOCKETS, NETLINK, *FILES, SECRET, TREE,
+       ATTRIBUTE, ABOVE, THREAD)  # fmt: skip
 
 
 def compiled(plan: Scenario, seed: int = 1, lane: str = "det") -> Program:
@@ -53,7 +56,7 @@ def test_groups_are_what_one_user_takes() -> None:
     found = {group.name: len(group.surfaces) for group in workloads.groups(ALL)}
     assert found == {
         "dk0": 1, "brd0": 1, "poolfs": 1, "minix": 1, "dummy0": 1, "dummy": 1,
-        "sys-kernel-config-m": 1, "m_user": 1,
+        "sys-kernel-config-m": 1, "m_user": 1, "sockets-27": 2, "sockets-16": 1,
         "sysfs-files": workloads.MAX_FILES, "debugfs-files": 1, "configfs-files": 1,
     }  # fmt: skip
 
@@ -85,7 +88,8 @@ GROUPS = workloads.groups(ALL)
         workloads.parameter(NOTHING, "p", "array of int", huge=True),
         workloads.signals(NOTHING, "KILL"),
         workloads.signals(NOTHING, "USR1"),
-        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM, MINIX, TREE)),
+        workloads.survey_sockets(NOTHING, (2, 10)),
+        *(workloads.held(NOTHING, one) for one in (DEVICE, DISK, FILESYSTEM, MINIX, TREE, NETLINK)),
         *(workloads.survey_inside(NOTHING, one) for one in (MINIX, TREE)),
         workloads.needed_by(NOTHING, ABOVE),
         *(workloads.held_files(NOTHING, one) for one in GROUPS[-3:]),
@@ -206,6 +210,46 @@ def test_a_seed_makes_the_same_users_again_and_another_makes_others() -> None:
     one, again, other = (workloads.users(NOTHING, "x", GROUPS, seed, 2) for seed in (1, 1, 2))
     assert compiled(one).serialise() == compiled(again).serialise()
     assert compiled(one).actors != compiled(other, seed=1).actors
+
+
+def test_sockets_are_tried_before_and_after_the_load() -> None:
+    ops = ops_of(compiled(workloads.survey_sockets(NOTHING, (10,))))
+    assert [(op.name, op.args) for op in ops if op.name in ("survey_sockets", "finit_module")] == [
+        ("survey_sockets", ("before", 0, 32)),
+        ("survey_sockets", ("before", 10, 256)),
+        ("finit_module", ("/payload/m.ko", "", ())),
+        ("survey_sockets", ("sockets", 0, 32)),
+        ("survey_sockets", ("sockets", 10, 256)),
+    ]
+
+
+def test_each_socket_is_opened_used_and_closed() -> None:
+    (group,) = workloads.groups(SOCKETS)
+    for plan in (workloads.use(NOTHING, [group], 3), *workloads.in_order(NOTHING, [group])):
+        ops = ops_of(compiled(plan))
+        opened = [op.args for op in ops if op.name == "open_socket"]
+        assert opened == [(0, 27, "stream", 0), (0, 27, "dgram", 7)]
+        assert len([op for op in ops if op.name == "close"]) == 2
+        assert {op.args[1] for op in ops if op.name == "socket_call"} == {*TABLES["call_choice"]}
+        assert {"read", "poll", "mmap", "ioctl"} <= {op.name for op in ops}
+        # A signal would end whoever writes to nobody.
+        assert "write" not in {op.name for op in ops}
+        # Of addresses there are only zeros.
+        assert {op.args[4] for op in ops if op.name == "socket_call"
+                and op.args[1] in ("bind", "connect", "sendto")} == {""}  # fmt: skip
+
+
+def test_a_held_socket_refuses_unload() -> None:
+    program = compiled(workloads.held(NOTHING, NETLINK))
+    assert [op.args for op in ops_of(program) if op.name == "open_socket"] == [(0, 16, "raw", 31)]
+    unloads = [op for op in ops_of(program) if op.name == "delete_module"]
+    assert unloads[0].expect == ("EAGAIN", "EBUSY")
+
+
+def test_protocol_without_a_socket_has_a_reason() -> None:
+    protocol = Surface(Kind.PROTOCOL, "M")
+    assert dict(workloads.not_used((protocol,)))[protocol].startswith("no socket can be opened")
+    assert protocol not in dict(workloads.not_used((protocol, NETLINK)))
 
 
 def test_a_held_device_refuses_unload_and_lets_go_after_the_last_release() -> None:

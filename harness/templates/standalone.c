@@ -610,6 +610,87 @@ static int do_recv(int slot, size_t count, int timeout_ms)
 	return recv(fds[slot], buf, count, MSG_DONTWAIT) < 0 ? errno : 0;
 }
 
+/* @open_socket */
+#include <sys/socket.h>
+
+static int do_open_socket(int slot, int family, int type, int protocol)
+{
+	if (fds[slot] >= 0)
+		close(fds[slot]);
+	fds[slot] = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+	return fds[slot] < 0 ? errno : 0;
+}
+
+/* @socket_call */
+#include <sys/socket.h>
+
+enum socket_call {
+	CALL_BIND, CALL_CONNECT, CALL_LISTEN, CALL_ACCEPT, CALL_SEND, CALL_SENDTO,
+	CALL_RECVFROM, CALL_GETSOCKOPT, CALL_SETSOCKOPT, CALL_GETSOCKNAME, CALL_GETPEERNAME,
+	CALL_SHUTDOWN,
+};
+
+static int do_socket_call(int slot, enum socket_call call, int level, int number, const char *data)
+{
+	static char text[4096], sent[200];
+	socklen_t len = number ? number : 16, room = sizeof(text), size = sizeof(int);
+	struct sockaddr *address = (struct sockaddr *)text;
+	int fd = fds[slot], family = 0, done = -1;
+
+	if (fd < 0)
+		return SKIPPED;
+	memset(text, 0, sizeof(text));
+	if (call == CALL_BIND || call == CALL_CONNECT || call == CALL_SENDTO) {
+		getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+		address->sa_family = family;
+		snprintf(text + sizeof(sa_family_t), sizeof(text) - sizeof(sa_family_t), "%s", data);
+	} else {
+		snprintf(text, sizeof(text), "%s", data);
+	}
+	switch (call) {
+	case CALL_BIND:
+		done = bind(fd, address, len);
+		break;
+	case CALL_CONNECT:
+		done = connect(fd, address, len);
+		break;
+	case CALL_LISTEN:
+		done = listen(fd, number);
+		break;
+	case CALL_ACCEPT:
+		done = accept(fd, NULL, NULL);
+		if (done >= 0)
+			close(done);
+		break;
+	case CALL_SEND:
+		done = send(fd, sent, sizeof(sent), MSG_DONTWAIT | MSG_NOSIGNAL);
+		break;
+	case CALL_SENDTO:
+		done = sendto(fd, sent, sizeof(sent), MSG_DONTWAIT | MSG_NOSIGNAL, address, len);
+		break;
+	case CALL_RECVFROM:
+		done = recvfrom(fd, sent, sizeof(sent), MSG_DONTWAIT, address, &room);
+		break;
+	case CALL_GETSOCKOPT:
+		done = getsockopt(fd, level, number, text, &room);
+		break;
+	case CALL_SETSOCKOPT:
+		room = strlen(data) > sizeof(int) ? strlen(text) : sizeof(int);
+		done = setsockopt(fd, level, number, text, room);
+		break;
+	case CALL_GETSOCKNAME:
+		done = getsockname(fd, address, &room);
+		break;
+	case CALL_GETPEERNAME:
+		done = getpeername(fd, address, &room);
+		break;
+	case CALL_SHUTDOWN:
+		done = shutdown(fd, number);
+		break;
+	}
+	return done < 0 ? errno : 0;
+}
+
 /* @interface */
 #include <net/if.h>
 #include <sys/ioctl.h>

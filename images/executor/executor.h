@@ -442,6 +442,15 @@ struct op_type {
 	bool process_only;
 };
 
+/* Of sockets: what open_socket takes, and what socket_call does. */
+extern const struct flag type_choice[];
+
+enum socket_call {
+	CALL_BIND, CALL_CONNECT, CALL_LISTEN, CALL_ACCEPT, CALL_SEND, CALL_SENDTO,
+	CALL_RECVFROM, CALL_GETSOCKOPT, CALL_SETSOCKOPT, CALL_GETSOCKNAME, CALL_GETPEERNAME,
+	CALL_SHUTDOWN,
+};
+
 const struct op_type *op_by_name(const char *name);
 const struct op_type *op_by_index(unsigned int i);
 void tables_print(void);
@@ -495,6 +504,8 @@ int op_await_line(struct ctx *c, const struct node *n);
 int op_socket(struct ctx *c, const struct node *n);
 int op_send(struct ctx *c, const struct node *n);
 int op_recv(struct ctx *c, const struct node *n);
+int op_open_socket(struct ctx *c, const struct node *n);
+int op_socket_call(struct ctx *c, const struct node *n);
 int op_finit_module(struct ctx *c, const struct node *n);
 int op_delete_module(struct ctx *c, const struct node *n);
 
@@ -533,6 +544,7 @@ void actor_ended(const struct program *prog, unsigned int index, int died);
 
 /* survey.c: what has come since the baseline, while a program runs */
 int op_survey(struct ctx *c, const struct node *n);
+int op_survey_sockets(struct ctx *c, const struct node *n);
 void survey_note(const char *section, const char *line, unsigned int mode, unsigned long rdev);
 void survey_cut(unsigned int more);
 void survey_path(const char *section, const char *path);

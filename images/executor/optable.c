@@ -65,6 +65,17 @@ static const struct flag signal_choice[] = {
 static const struct flag socket_choice[] = {
 	{ "udp", SOCK_DGRAM }, { "raw", SOCK_RAW }, { },
 };
+const struct flag type_choice[] = {
+	{ "stream", SOCK_STREAM }, { "dgram", SOCK_DGRAM }, { "raw", SOCK_RAW },
+	{ "rdm", SOCK_RDM }, { "seqpacket", SOCK_SEQPACKET }, { "dccp", SOCK_DCCP }, { },
+};
+static const struct flag call_choice[] = {
+	{ "bind", CALL_BIND }, { "connect", CALL_CONNECT }, { "listen", CALL_LISTEN },
+	{ "accept", CALL_ACCEPT }, { "send", CALL_SEND }, { "sendto", CALL_SENDTO },
+	{ "recvfrom", CALL_RECVFROM }, { "getsockopt", CALL_GETSOCKOPT },
+	{ "setsockopt", CALL_SETSOCKOPT }, { "getsockname", CALL_GETSOCKNAME },
+	{ "getpeername", CALL_GETPEERNAME }, { "shutdown", CALL_SHUTDOWN }, { },
+};
 
 static const char * const kind_names[] = {
 	[P_SLOT] = "slot", [P_MAP] = "map", [P_COUNT] = "count",
@@ -138,10 +149,14 @@ static const struct op_type op_types[] = {
 	OP(socket, SLOT, CHOICE(socket_choice), NUMBER),
 	OP(send, SLOT, NUMBER, COUNT, KEY),
 	OP(recv, SLOT, COUNT, KEY, NUMBER, NUMBER),
+	OP(open_socket, SLOT, NUMBER, CHOICE(type_choice), NUMBER),
+	OP(socket_call, SLOT, CHOICE(call_choice), NUMBER, NUMBER, TEXT),
 	OP(finit_module, PATH, TEXT, FLAGS(finit_flags)),
 	OP(delete_module, PATH, FLAGS(delete_flags)),
 	{ .name = "survey", .run = op_survey, .param = { TEXT }, .nparams = 1,
 	  .process_only = true },
+	{ .name = "survey_sockets", .run = op_survey_sockets,
+	  .param = { TEXT, NUMBER, NUMBER }, .nparams = 3, .process_only = true },
 	OP(ifup, PATH),
 	OP(ifdown, PATH),
 };

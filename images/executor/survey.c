@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What a module exposes: lines of the audit that were not there at the baseline,
- * with the mode and the number of what is a file. The op runs in an actor, which
+ * with the mode and the number of what is a file; and sockets. The op runs in an actor, which
  * may not write to the report: what it finds waits in shared memory for the agent.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <ftw.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "executor.h"
 
 #define MAX_THINGS	400	/* of one survey */
 #define MAX_LINE	512
 #define MAX_FDS		16
+#define FAMILIES	64	/* more than the kernel has; include/linux/socket.h, AF_MAX */
+#define MAX_PROTOCOLS	512
 
 static const char *label, *in_section;
 static unsigned int things;
@@ -84,14 +90,71 @@ void survey_tree(const char *section, const char *path)
 	nftw(path, each_below, MAX_FDS, FTW_PHYS | FTW_MOUNT);
 }
 
+static bool begin(const char *name)
+{
+	if (atomic_exchange(&shared->survey.busy, 1))
+		return false;
+	label = name;
+	things = 0;
+	return true;
+}
+
 int op_survey(struct ctx *c, const struct node *n)
 {
 	(void)c;
-	if (atomic_exchange(&shared->survey.busy, 1))
+	if (!begin(n->arg[0].s))
 		return EBUSY;
-	label = n->arg[0].s;
-	things = 0;
 	audit_survey();
+	atomic_store(&shared->survey.busy, 0);
+	return 0;
+}
+
+/* False when nobody has this family: then no other type has to be tried. */
+static bool try_socket(int family, const struct flag *type, int protocol)
+{
+	int fd = syscall(SYS_socket, family, type->value | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+	char line[64];
+
+	if (fd < 0)
+		return errno != EAFNOSUPPORT;
+	close(fd);
+	snprintf(line, sizeof(line), "%d %s %d", family, type->name, protocol);
+	survey_note("socket", line, 0, 0);
+	return true;
+}
+
+static void try_family(int family, int protocols)
+{
+	bool internet = family == AF_INET || family == AF_INET6;
+
+	for (const struct flag *type = type_choice; type->name; type++) {
+		/* Raw sockets are of any protocol, whether somebody knows it or not. */
+		if (internet && type->value == SOCK_RAW)
+			continue;
+		for (int protocol = 0; protocol < protocols; protocol++) {
+			if (!try_socket(family, type, protocol))
+				return;
+		}
+	}
+}
+
+/*
+ * Which sockets can be opened, lines `FAMILY TYPE PROTOCOL`: no file says what
+ * families and types a name in /proc/net/protocols stands for, so they are tried.
+ */
+int op_survey_sockets(struct ctx *c, const struct node *n)
+{
+	int family = n->arg[1].i, protocols = n->arg[2].i;
+
+	(void)c;
+	if (family >= FAMILIES || protocols > MAX_PROTOCOLS)
+		return EINVAL;
+	if (!begin(n->arg[0].s))
+		return EBUSY;
+	for (int each = 1; each < FAMILIES; each++) {
+		if (!family || each == family)
+			try_family(each, protocols);
+	}
 	atomic_store(&shared->survey.busy, 0);
 	return 0;
 }

@@ -18,6 +18,7 @@ from harness.surfaces import MADE_FOLDER, Kind
 pytestmark = pytest.mark.vm
 
 MISBEHAVE = Path(__file__).parents[1] / "data" / "kmods" / "misbehave"
+PARLEY = MISBEHAVE.with_name("parley")
 
 
 def bench(made: Lab, folder: str, variant: str, bundles: Path) -> Bench:
@@ -27,9 +28,11 @@ def bench(made: Lab, folder: str, variant: str, bundles: Path) -> Bench:
     return Bench(made, family, settings, options, lambda what, done: None)
 
 
-def check(made: Lab, variant: str, bundles: Path, *only: str) -> battery.Checked:
+def check(
+    made: Lab, variant: str, bundles: Path, *only: str, folder: Path = MISBEHAVE
+) -> battery.Checked:
     tests = battery.choose(only, sweep_too=False)
-    return battery.run_battery(bench(made, str(MISBEHAVE), variant, bundles), tests)
+    return battery.run_battery(bench(made, str(folder), variant, bundles), tests)
 
 
 def titles(result: Result) -> list[str]:
@@ -107,6 +110,25 @@ def test_folders_that_a_user_makes_are_used_and_keep_the_module(
     kinds = {one.name: one.kind for one in done.surfaces}
     assert kinds[tree] is Kind.CONFIGFS
     assert kinds[f"{tree}/{MADE_FOLDER}/depth"] is Kind.CONFIGFS_FILE
+
+
+def test_sockets_are_found_and_used_and_keep_the_module(harness_lab: Lab, tmp_path: Path) -> None:
+    done = check(harness_lab, "good", tmp_path, "load", "use", "contract", "users", folder=PARLEY)
+    wrong = [(one.name, one.outcome, one.why, titles(one)) for one in done.results
+             if one.outcome is not Outcome.PASS]  # fmt: skip
+    assert wrong == []
+    # PF_ASH, include/linux/socket.h.
+    assert [one.name for one in done.surfaces if one.kind is Kind.SOCKET] == ["family 18 dgram 0"]
+
+
+def test_sockets_without_an_owner_are_named(harness_lab: Lab, tmp_path: Path) -> None:
+    load, contract = check(
+        harness_lab, "no-owner", tmp_path, "load", "contract", folder=PARLEY
+    ).results
+    assert load.outcome is Outcome.PASS
+    assert titles(contract)[0] == (
+        "missing owner: a socket of family 18 dgram 0 can be open while its module is unloaded"
+    )
 
 
 def test_command_ends_with_a_table_a_document_and_a_status(
