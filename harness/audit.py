@@ -40,9 +40,17 @@ class Change:
 
 #: Memory that code asked for which is gone.
 ORPHANS = "vmalloc"
+#: Functions that get every packet of a kind.
+PACKETS = "packet"
+#: Sections whose lines end with a function's name, or with its bare address when it has gone.
+BY_ADDRESS = (ORPHANS, PACKETS)
 
 #: Kernel threads whose number follows the load.
 _BUSY_THREADS = r"(kworker|kswapd|kcompactd|ksoftirqd|migration|cpuhp|rcu|khugepaged)\b.*"
+
+#: A family of protocols of which nobody logs packets.
+_NO_LOGGER = r" *\d+ NONE \(\)"
+_CONGESTION = "/proc/sys/net/ipv4/tcp_available_congestion_control"
 
 SECTIONS = (
     Section("slab", "slabs", "/sys/kernel/slab", "slab cache", r":.*"),
@@ -75,10 +83,22 @@ SECTIONS = (
     Section("interrupt", "tree", "/proc/irq", "interrupt handler"),
     Section("protocol", "first", "/proc/net/protocols", "network protocol"),
     Section("probe", "lines", "/sys/kernel/debug/kprobes/list", "kprobe"),
+    # `system:event`; those of a module's own go with it (trace_module_remove_events(),
+    # kernel/trace/trace_events.c), and not those that it has made from others.
+    Section("event", "quiet-lines", "/sys/kernel/tracing/available_events", "trace event"),
+    Section("instance", "quiet-names", "/sys/kernel/tracing/instances", "trace instance"),
+    Section("traced", "quiet-first", "/sys/kernel/tracing/enabled_functions", "traced function"),
     # Bare addresses, which verdict.py names by the function that they were in.
     Section(ORPHANS, "orphans", "/proc/vmallocinfo", "vmalloc area of"),
     Section("ioport", "lines", "/proc/ioports", "I/O port range"),
     Section("iomem", "lines", "/proc/iomem", "I/O memory range"),
+    Section("multicast", "quiet-lines", "/proc/net/dev_mcast", "multicast address"),
+    # Last, for the kernel follows a pointer into a module that has left one of these. Netfilter's
+    # own hooks are in no list without a further option (NETFILTER_NETLINK_HOOK): one that stays
+    # is found by its pointer, see memscan.py.
+    Section(PACKETS, "quiet-lines", "/proc/net/ptype", "packet handler"),
+    Section("logger", "quiet-lines", "/proc/net/netfilter/nf_log", "netfilter logger", _NO_LOGGER),
+    Section("congestion", "quiet-words", _CONGESTION, "TCP congestion control"),
 )
 
 

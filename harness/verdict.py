@@ -277,12 +277,13 @@ def _residue(events: Iterable[Event], resolve: Resolve) -> Iterable[Finding]:
 
 
 def _named(event: Event, resolve: Resolve) -> str:
-    """Return the line of an event, by a function's name where it is an address in one."""
+    """Return the line of an event, by a function's name where it ends with an address in one."""
     line: str = event["line"]
-    if event["section"] != audit.ORPHANS:
+    before, space, last = line.rpartition(" ")
+    if event["section"] not in audit.BY_ADDRESS or not re.fullmatch("0x[0-9a-f]+", last):
         return line
-    where = resolve("", int(line, 16))
-    return where.split("+")[0] if where else "code that has gone"
+    where = resolve("", int(last, 16))
+    return before + space + (where.split("+")[0] if where else "code that has gone")
 
 
 #: Bits of /proc/sys/kernel/tainted that say that something went wrong

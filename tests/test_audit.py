@@ -20,6 +20,13 @@ def test_specification_has_one_line_a_section() -> None:
         (Change("module", "+", "poolfs"), "residue: module poolfs"),
         (Change("thread", "+", "pooler/0"), "residue: kernel thread pooler/0"),
         (Change("sysfs", "-", "/sys/class/tty"), "vanished: sysfs entry /sys/class/tty"),
+        (Change("event", "+", "synthetic:late"), "residue: trace event synthetic:late"),
+        (
+            Change("packet", "+", "0800          m_receive"),
+            "residue: packet handler 0800 m_receive",
+        ),
+        (Change("logger", "+", " 2 NONE (m_log)"), "residue: netfilter logger 2 NONE (m_log)"),
+        (Change("congestion", "+", "m_cc"), "residue: TCP congestion control m_cc"),
         (Change("unheard-of", "+", "x"), "residue: unheard-of x"),
     ],
 )
@@ -34,6 +41,8 @@ def test_change_is_named(change: Change, title: str) -> None:
         Change("thread", "-", "kworker/u4:1-events_unbound"),
         Change("procfs", "+", "4711"),
         Change("slab", "+", ":0000192"),
+        # What is there in its place is named; and it is one thing, not two.
+        Change("logger", "-", " 2 NONE ()"),
     ],
 )
 def test_what_comes_and_goes_by_itself_is_ignored(change: Change) -> None:

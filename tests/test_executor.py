@@ -804,6 +804,22 @@ def test_survey_tells_what_has_come_since_the_baseline(run: Run, tmp_path: Path)
     assert [event["line"] for event in of(events, "residue")] == ["new"]
 
 
+def test_words_are_read_and_what_is_quiet_is_in_no_survey(run: Run, tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    words.write_text("one two\n")
+    audit = tmp_path / "audit"
+    audit.write_text(f"W quiet-words {words}\nL quiet-lines {words}\nF first {words}\n")
+    body = [op("write_file", str(words), "two three\nfour\n"), op("survey", "x")]
+    events = run(one(*body), "--audit", str(audit))
+    changes = {(event["section"], event["sign"], event["line"]) for event in of(events, "residue")}
+    assert changes == {
+        ("W", "-", "one"), ("W", "+", "three"), ("W", "+", "four"),
+        ("L", "-", "one two"), ("L", "+", "two three"), ("L", "+", "four"),
+        ("F", "-", "one"), ("F", "+", "two"), ("F", "+", "four"),
+    }  # fmt: skip
+    assert {event["section"] for event in of(events, "surface")} == {"F"}
+
+
 def test_survey_says_how_much_it_left_out(run: Run, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     lines.write_text("")
@@ -816,7 +832,7 @@ def test_survey_says_how_much_it_left_out(run: Run, tmp_path: Path) -> None:
     assert of(events, "surface-cut")[0]["more"] == 30
 
 
-@pytest.mark.parametrize("line", ["L nokind /x", "L lines", "T tree /x" + " /y" * 9])
+@pytest.mark.parametrize("line", ["L nokind /x", "L quiet- /x", "L lines", "T tree /x" + " /y" * 9])
 def test_bad_audit_file_is_refused(executor: Path, tmp_path: Path, line: str) -> None:
     audit = tmp_path / "audit"
     audit.write_text(line + "\n")

@@ -285,6 +285,21 @@ def test_detector_that_was_switched_off_is_an_error(
     assert verdict.judge(asleep) == ()
 
 
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("88b5          0xffffffffc0001234", "residue: packet handler 88b5 foo_receive"),
+        ("88b5 eth0     packet_rcv", "residue: packet handler 88b5 eth0 packet_rcv"),
+    ],
+)
+def test_packet_handler_is_named_by_its_function(line: str, title: str) -> None:
+    left = {"ev": "residue", "section": "packet", "sign": "+", "line": line}
+    found = verdict.judge(
+        evidence(LOADED, left, AUDITED, DETECTORS, END), lambda module, at: "foo_receive+0x0/0x4"
+    )
+    assert [finding.title for finding in found] == [title]
+
+
 def test_vmalloc_area_is_named_by_the_function_that_asked_for_it() -> None:
     left = {"ev": "residue", "section": "vmalloc", "sign": "+", "line": "0xffffffffc0001234"}
     found = verdict.judge(

@@ -89,6 +89,8 @@ def test_module_that_goes_nowhere_has_a_clear_verdict(
          " unloaded"),
         ("leaves-memory", "load", "residue: vmalloc area of misbehave_keep"),
         ("leaves-proc", "load", "residue: proc entry misbehave"),
+        ("leaves-handler", "load", "residue: packet handler 88b5 misbehave_receive"),
+        ("leaves-event", "load", "residue: trace event kprobes:misbehave"),
         ("quiet-warning", "load", "tainted: warning that the console does not show"),
     ],
 )  # fmt: skip

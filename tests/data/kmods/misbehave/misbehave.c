@@ -8,9 +8,12 @@
 #include <linux/kernel.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/netdevice.h>
 #include <linux/panic.h>
 #include <linux/proc_fs.h>
+#include <linux/skbuff.h>
 #include <linux/slab.h>
+#include <linux/trace_events.h>
 #include <linux/vmalloc.h>
 
 static unsigned int level;
@@ -33,6 +36,38 @@ static struct miscdevice misbehave_misc = {
 static const struct proc_ops misbehave_proc_ops = {
 	.proc_lseek = noop_llseek,
 };
+
+static int misbehave_receive(struct sk_buff *skb, struct net_device *dev,
+			     struct packet_type *type, struct net_device *from)
+{
+	kfree_skb(skb);
+	return NET_RX_DROP;
+}
+
+/* Of a type that is for experiments (IEEE 802): no packet of it comes. */
+static void __maybe_unused misbehave_add_handler(void)
+{
+	struct packet_type *type = kzalloc(sizeof(*type), GFP_KERNEL);
+
+	if (!type)
+		return;
+	type->type = htons(0x88b5);
+	type->func = misbehave_receive;
+	dev_add_pack(type);
+}
+
+static void __maybe_unused misbehave_add_event(void)
+{
+	char *text = kzalloc(MAX_DYNEVENT_CMD_LEN, GFP_KERNEL);
+	struct dynevent_cmd cmd;
+
+	if (!text)
+		return;
+	kprobe_event_cmd_init(&cmd, text, MAX_DYNEVENT_CMD_LEN);
+	if (!kprobe_event_gen_cmd_start(&cmd, "misbehave", "kernel_halt"))
+		kprobe_event_gen_cmd_end(&cmd);
+	kfree(text);
+}
 
 #if defined(MISTAKE_folders) || defined(MISTAKE_folders_no_owner)
 /* Folders that users make, with a file in each. */
@@ -143,6 +178,10 @@ static int __init misbehave_init(void)
 		misbehave_keep();
 	if (__is_defined(MISTAKE_leaves_proc))
 		proc_create("misbehave", 0444, NULL, &misbehave_proc_ops);
+	if (__is_defined(MISTAKE_leaves_handler))
+		misbehave_add_handler();
+	if (__is_defined(MISTAKE_leaves_event))
+		misbehave_add_event();
 	err = misc_register(&misbehave_misc);
 	if (err)
 		return err;
