@@ -233,8 +233,12 @@ def _dependents(bench: Bench) -> Iterable[Found]:
     needed = [one.name for one in bench.module.needs]
     if not needed and not above:
         raise Skipped("it needs no other module, and none is known to need it")
+    if bench.not_loaded:
+        bench.remarks.append(f"not loaded, though they need it: {', '.join(bench.not_loaded)}")
     plans = [workloads.dependents(bench.around, needed)] if needed else []
-    plans += [workloads.needed_by(bench.around, one) for one in above]
+    plans += [
+        workloads.needed_by(bench.around, one, may_refuse=one.name in bench.above) for one in above
+    ]
     return bench.run(Case(plan, lane=bench.lane) for plan in plans)
 
 

@@ -176,11 +176,25 @@ class Bench:
         return Lane.DET if self.det else Lane.SMP
 
     def subject(self, lane: Lane | None = None) -> Subject:
-        """Return the module, compiled, in a lane."""
-        return self.made.subject(
+        """Return the module, compiled, in a lane, with those of its kernel's own that need it."""
+        return self._subject(lane or self.lane)[0]
+
+    def _subject(self, lane: Lane) -> tuple[Subject, tuple[str, ...]]:
+        return self.made.subject_with_dependents(
             str(self.family.folder), self.options.variant, self.options.kernel,
-            self.options.profile, lane or self.lane,
+            self.options.profile, lane,
         )  # fmt: skip
+
+    @functools.cached_property
+    def not_loaded(self) -> tuple[str, ...]:
+        """Modules of the kernel's own that need the module and are left out."""
+        return self._subject(self.lane)[1]
+
+    @functools.cached_property
+    def above(self) -> frozenset[str]:
+        """Modules of the kernel's own that need the module and come with it."""
+        own = self.family.folder.suffix == ".ko"
+        return frozenset(other.name for _, other in self.module.others) if own else frozenset()
 
     @functools.cached_property
     def module(self) -> modules.Module:
@@ -295,7 +309,7 @@ def _learn(bench: Bench) -> Learned:
 
 
 def _dependents(bench: Bench) -> Iterator[Surface]:
-    """Yield the modules of the family that cannot be loaded without the main one."""
+    """Yield the modules of the family, or the kernel's, that cannot be loaded without it."""
     for one in bench.module.everything:
         if bench.module.name in (needed.name for needed in one.needs):
             yield Surface(surfaces.Kind.DEPENDENT, one.name)

@@ -8,9 +8,11 @@ Layouts follow the System V ABI, chapters "ELF Header", "Sections" and "Symbol T
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,19 +107,53 @@ def load_all(path: Path) -> Elf:
     return _load(path, state.st_mtime_ns, state.st_size, variables=True)
 
 
+def read_section(path: Path, name: str) -> bytes:
+    """Return the bytes of a section, or none where a file has no section of that name.
+
+    Raises:
+        UsageError: it cannot be read, or is no ELF file.
+    """
+    with _open(path) as data:
+        for section in _head(path, data).sections:
+            if section.name == name:
+                return data[section.offset : section.offset + section.size]
+    return b""
+
+
 # A kernel's symbol table takes a third of a second to read, and each report needs it.
 @functools.lru_cache(maxsize=8)
 def _load(path: Path, mtime_ns: int, size: int, variables: bool = False) -> Elf:
+    with _open(path) as data:
+        return _parse(path, data, variables)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[mmap.mmap]:
+    """Map a file for who reads it as ELF; what goes wrong is the file's fault."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(path, data, variables)
+            yield data
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a complete ELF file: {error}") from error
 
 
-def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the headers of an ELF file say."""
+
+    wide: bool
+    #: Byte order, as :mod:`struct` has it.
+    order: str
+    kind: int
+    machine: int
+    #: Of each section, the fields in the file's order.
+    headers: tuple[tuple[int, ...], ...]
+    sections: tuple[Section, ...]
+
+
+def _head(path: Path, data: mmap.mmap) -> _Head:
     if data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] not in (1, 2):
         raise UsageError(f"{path}: not an ELF file")
     wide = data[4] == 2
@@ -126,11 +162,17 @@ def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     offset = struct.unpack_from(order + ("Q" if wide else "I"), data, 40 if wide else 32)[0]
     size, count, names_at = struct.unpack_from(order + "HHH", data, 58 if wide else 46)
     layout = struct.Struct(order + ("IIQQQQIIQQ" if wide else "10I"))
-    headers = [layout.unpack_from(data, offset + n * size) for n in range(count)]
+    headers = tuple(layout.unpack_from(data, offset + n * size) for n in range(count))
     strings = headers[names_at][4]
     sections = tuple(
         Section(_string(data, strings + h[0]), h[2], h[3], h[5], h[8] or 1, h[4]) for h in headers
     )
+    return _Head(wide, order, kind, machine, headers, sections)
+
+
+def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
+    head = _head(path, data)
+    headers, sections, kind = head.headers, head.sections, head.kind
     table = next((h for h in headers if h[1] == _SHT_SYMTAB), None)
     if table is None:
         raise UsageError(f"{path}: has no symbol table", hint="use the file that was not stripped")
@@ -140,7 +182,7 @@ def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     )  # fmt: skip
     kinds = (_STT_NOTYPE, _STT_OBJECT, _STT_FUNC) if variables else (_STT_NOTYPE, _STT_FUNC)
     strings_at = headers[table[6]][4]
-    form = order + ("64" if wide else "32")
+    form = head.order + ("64" if head.wide else "32")
     symbols = _symbols(data, table, strings_at, wanted, kinds, form)
     by_section = _spans(symbols, sections, relocatable=kind == _ET_REL)
     undefined: frozenset[str] = frozenset()
@@ -151,7 +193,7 @@ def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     for members in by_section.values():
         for symbol in members:
             by_name[symbol.name] = (*by_name.get(symbol.name, ()), symbol)
-    name = _MACHINES.get(machine, str(machine))
+    name = _MACHINES.get(head.machine, str(head.machine))
     return Elf(path, name, kind == _ET_REL, sections, by_name, by_section, undefined)
 
 

@@ -23,6 +23,7 @@ from harness import (
     exectrace,
     kernels,
     modules,
+    ops,
     points,
     program,
     scenario,
@@ -184,6 +185,25 @@ class Lab:
         kernels.load_recipe(name, profile)
         module = self.build(folder, variant, name, profile)
         return Subject(family, module, module.payload(), name, profile, lane)
+
+    @functools.cache  # noqa: B019
+    def subject_with_dependents(
+        self, folder: str, variant: str, name: str, profile: str, lane: Lane
+    ) -> tuple[Subject, tuple[str, ...]]:
+        """Return a module ready for trials, with those of its kernel's own that need it.
+
+        Modules of others come as :meth:`subject` returns them. Besides, the names of those
+        that need it and are left out: a program has room for :data:`ops.MAX_MODULES`.
+        """
+        found = self.subject(folder, variant, name, profile, lane)
+        kernel = self.kernel(name, profile)
+        module, left = modules.build_with_dependents(
+            self.cache, found.module, found.family, kernel, ops.MAX_MODULES
+        )
+        if module is found.module:
+            return found, left
+        self.cache.use(module.ko.parent)
+        return dataclasses.replace(found, module=module, payload=module.payload()), left
 
     # Few at a time: who remembers a template keeps it from making room for others.
     @functools.lru_cache(maxsize=4)  # noqa: B019

@@ -32,7 +32,7 @@ from typing import Annotated
 import pydantic
 import yaml
 
-from harness import buildhelp, cpio, kbuildfiles, kconfig, kernels, proc, store
+from harness import buildhelp, cpio, elf, kbuildfiles, kconfig, kernels, proc, store
 from harness.deadline import Deadline
 from harness.errors import BuildError, UsageError
 from harness.kernels import Kernel
@@ -375,14 +375,90 @@ def _roles_made(family: Family, path: Path) -> dict[str, str]:
     return {MAIN: main} if family.folder != family.home else {MAIN: main, **roles_for(others)}
 
 
-def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
+def build_with_dependents(
+    cache: store.Store, module: Module, family: Family, kernel: Kernel, most: int
+) -> tuple[Module, tuple[str, ...]]:
+    """Return one of the kernel's own modules with those of them that need it, and who was left out.
+
+    Those are modules that use its symbols (``depends`` of their modinfo, which modpost writes).
+    Any other module comes back as it is.
+
+    Args:
+        module: as :func:`build_module` has returned it.
+        most: modules that may come with it, what they need and it itself among them.
+
+    Raises:
+        BuildError: the kernel was configured anew since it was built.
+    """
+    if not _is_own(family, kernel):
+        return module, ()
+    known = {one.name for one in module.everything}
+    taken: list[Path] = []
+    left: list[str] = []
+    for file in _own_dependents(kernel, module.name):
+        more = _with_needs(kernel, file)
+        if more is None or len(known | more) > most:
+            left.append(_module_name(file.stem))
+        else:
+            known |= more
+            taken.append(file)
+    if not taken:
+        return module, tuple(left)
+    return _take(cache, family, kernel, tuple(taken)), tuple(left)
+
+
+def _is_own(family: Family, kernel: Kernel) -> bool:
+    return family.folder.suffix == ".ko" and family.folder.resolve().is_relative_to(
+        kernel.build.resolve()
+    )
+
+
+def _own_dependents(kernel: Kernel, name: str) -> Iterator[Path]:
+    """Yield the files of a kernel's own modules that use the symbols of one of them."""
+    for file in _own_files(kernel.build):
+        try:
+            content = elf.read_section(file, ".modinfo")
+        except UsageError:
+            # A build that was interrupted leaves files that are not whole.
+            continue
+        fields = content.decode(errors="replace").split("\0")
+        if name in _depends(dict(field.partition("=")[::2] for field in fields)):
+            yield file
+
+
+def _with_needs(kernel: Kernel, file: Path) -> set[str] | None:
+    """Return the names of a module and of all that it needs; None where one cannot be had."""
+    found: set[str] = set()
+    todo: list[Path | None] = [file]
+    while todo:
+        one = todo.pop()
+        if one is None:
+            return None
+        if (name := _module_name(one.stem)) in found:
+            continue
+        found.add(name)
+        try:
+            info = load_ko(one, kernel)
+        except BuildError:
+            # Left over from an earlier build of this tree.
+            return None
+        todo += [own_module(kernel, needed) for needed in _depends(info)]
+    return found
+
+
+def _take(
+    cache: store.Store, family: Family, kernel: Kernel, others: tuple[Path, ...] = ()
+) -> Module:
     """Return a module that somebody else compiled, checked against the kernel.
 
     What it needs is looked for beside it, and among the kernel's own modules.
+
+    Args:
+        others: files of modules that need it.
     """
     files: dict[str, Path] = {}
     infos: dict[str, dict[str, str]] = {}
-    todo = [family.folder]
+    todo = [*reversed(others), family.folder]
     while todo:
         file = todo.pop()
         info = load_ko(file, kernel)
@@ -407,7 +483,8 @@ def _take(cache: store.Store, family: Family, kernel: Kernel) -> Module:
         _finish(into, infos)
 
     path = cache.build("module", key, make, deadline=Deadline.after(_BUILD_LIMIT_S))
-    return _load_modules(path, GOOD, {MAIN: next(iter(files))})
+    roles = roles_for(_module_name(file.stem) for file in others)
+    return _load_modules(path, GOOD, {MAIN: next(iter(files)), **roles})
 
 
 def _module_name(text: str) -> str:

@@ -345,11 +345,19 @@ def dependents(around: Around, needed: Sequence[str]) -> Scenario:
     return make("dependents", text, around)
 
 
-def needed_by(around: Around, dependent: Surface) -> Scenario:
-    """The module cannot go while another is there that depends on it."""
+def needed_by(around: Around, dependent: Surface, *, may_refuse: bool = False) -> Scenario:
+    """The module cannot go while another is there that depends on it.
+
+    Args:
+        may_refuse: the other is not what is tested, and may find nothing here to drive.
+    """
+    above: Step = {"finit_module": f"/payload/{dependent.name}.ko"}
+    if may_refuse:
+        refused = [name for name in SANE if name != "ok"]
+        above |= {"expect": [*SANE], "stop_on": refused}
     steps = [
         load(around),
-        {"finit_module": f"/payload/{dependent.name}.ko"},
+        above,
         {"delete_module": "${module}", "expect": ["EAGAIN"]},
         {"delete_module": dependent.name, "retries": 20},
         {"delete_module": "${module}", "retries": 20},

@@ -78,6 +78,7 @@ class FakeBench(Bench):
         self.modinfo = ()
         self.requests = ()
         self.socket_calls = frozenset()
+        self.not_loaded = ()
 
     def results(
         self,
@@ -440,6 +441,20 @@ def test_module_of_the_family_that_needs_the_main_one_is_used() -> None:
     assert bench.cases[-1].plan.name == "users-m_user"
 
 
+def test_module_of_the_kernel_that_needs_it_may_refuse_to_load() -> None:
+    bench = FakeBench(lambda case: result(*LIFE))
+    bench.family = bench.family.model_copy(update={"folder": Path("build/m.ko")})
+    bench.not_loaded = ("m_far",)
+    above = dataclasses.replace(bench.module, name="m_user", needs=(bench.module,))
+    bench.module = dataclasses.replace(bench.module, others=(("user", above),))
+    done = outcome(bench, "dependents")
+    assert (done.outcome, done.why) == (Outcome.PASS, "not loaded, though they need it: m_far")
+    load = bench.cases[-1].plan.actors[0].body[1]
+    assert {"ok", "ENODEV"} <= set(load.expect)
+    assert "ENODEV" in load.stop_on
+    assert "ok" not in load.stop_on
+
+
 @pytest.mark.parametrize("can", [True, False])
 def test_forced_unload_is_tried_on_demand_and_where_the_kernel_can(
     monkeypatch: pytest.MonkeyPatch, can: bool
@@ -593,7 +608,7 @@ def test_trials_are_made_in_the_lane_of_their_case_and_kept_when_they_fail(
 ) -> None:
     """The bench itself, with a lab that only notes what it is asked for."""
     made = SimpleNamespace(
-        subject=lambda folder, variant, kernel, profile, lane: lane,
+        subject_with_dependents=lambda folder, variant, kernel, profile, lane: (lane, ()),
         trial=lambda subject, plan, seed, *, scan: SimpleNamespace(
             spec=SimpleNamespace(lane=subject), plan=plan, seed=seed, scan=scan
         ),

@@ -45,6 +45,18 @@ def test_span_reaches_to_the_next_function(tmp_path: Path) -> None:
     assert text[-1].value + text[-1].span == file.sections[text[-1].section].size
 
 
+def test_what_others_have_is_undefined_and_a_section_can_be_read(tmp_path: Path) -> None:
+    source = 'int out(void); const char about[] __attribute__((section(".modinfo"))) = "a=b";' \
+        "int f(void) { return out(); }"  # fmt: skip
+    path = compile_object(tmp_path, source=source)
+    assert elf.load(path).undefined == {"out"}
+    assert elf.read_section(path, ".modinfo") == b"a=b\0"
+    assert elf.read_section(path, ".nothing") == b""
+    path.write_bytes(b"no object")
+    with pytest.raises(UsageError, match="not an ELF file"):
+        elf.read_section(path, ".modinfo")
+
+
 def test_each_section_has_its_own_functions(tmp_path: Path) -> None:
     file = elf.load(compile_object(tmp_path))
     (leave,) = file.by_name["leave"]

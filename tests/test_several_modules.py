@@ -166,6 +166,97 @@ def test_another_version_of_what_is_needed_is_another_module(
     assert build(tmp_path, "top.ko").needs[0].sha256 != first.needs[0].sha256
 
 
+def with_dependents(
+    folder: Path, name: str, most: int, kernel: Kernel
+) -> tuple[Module, tuple[str, ...]]:
+    family = modules.find_family(str(folder / f"{name}.ko"))
+    cache = store.Store(kernel.path / "cache")
+    found = modules.build_module(cache, family, "good", kernel)
+    return modules.build_with_dependents(cache, found, family, kernel, most)
+
+
+def make_tree(folder: Path, **needs: str) -> Path:
+    """A folder in which a kernel was built, with some modules."""
+    tree = make_kernel(folder).build
+    tree.mkdir()
+    put(tree, **needs)
+    return tree
+
+
+def fake_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_section(path: Path, name: str) -> bytes:
+        assert name == ".modinfo"
+        depends = path.read_text().split(":")[1]
+        if path.stem == "torn":
+            raise UsageError("not a complete ELF file")
+        return f"license=GPL\0depends={depends}\0name=x\0".encode()
+
+    monkeypatch.setattr(modules.elf, "read_section", read_section)
+
+
+def test_modules_of_the_kernel_that_need_one_of_them_come_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    fake_sections(monkeypatch)
+    tree = make_tree(
+        tmp_path, track="defrag", defrag="", nat="track", filter="tables,track", tables="",
+        above_nat="nat", broken="track,gone", far="",
+    )  # fmt: skip
+    made, left = with_dependents(tree, "track", 8, make_kernel(tmp_path))
+    assert made.name == "track"
+    # What needs a dependent is none of its own, and one that needs what is not there cannot be had.
+    assert [(role, other.name) for role, other in made.others] == [
+        ("filter", "filter"), ("nat", "nat"),
+    ]  # fmt: skip
+    assert left == ("broken",)
+    assert names(made.everything) == ["defrag", "track", "tables", "filter", "nat"]
+    needs = {one.name: names(one.needs) for one in made.everything}
+    assert needs["filter"] == ["tables", "defrag", "track"]
+    assert needs["track"] == ["defrag"]
+    assert len(made.payload()) == 5
+
+
+def test_no_more_dependents_come_than_a_program_can_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    fake_sections(monkeypatch)
+    tree = make_tree(tmp_path, core="", a="core", b="core,b1", b1="b2", b2="", c="core")
+    made, left = with_dependents(tree, "core", 3, make_kernel(tmp_path))
+    assert [other.name for _, other in made.others] == ["a", "c"]
+    assert left == ("b",)
+    made, left = with_dependents(tree, "core", 1, make_kernel(tmp_path))
+    assert (made.others, left) == ((), ("a", "b", "c"))
+
+
+def test_dependents_are_looked_for_in_the_kernel_s_own_tree_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    put(tmp_path, core="", user="core")
+    made, left = with_dependents(tmp_path, "core", 8, make_kernel(tmp_path / "kernel"))
+    assert (made.others, left) == ((), ())
+
+
+def test_dependent_of_another_build_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools(monkeypatch)
+    fake_sections(monkeypatch)
+    tree = make_tree(tmp_path, core="", old="core", new="core", torn="core")
+    plain = modules.modinfo
+
+    def modinfo(path: Path) -> dict[str, str]:
+        found = plain(path)
+        return {**found, "vermagic": "6.0.9 SMP "} if path.stem == "old" else found
+
+    monkeypatch.setattr(modules, "modinfo", modinfo)
+    made, left = with_dependents(tree, "core", 8, make_kernel(tmp_path))
+    assert [other.name for _, other in made.others] == ["new"]
+    assert left == ("old",)
+
+
 # ---- what a trial gets of them ------------------------------------------------------------------
 
 
