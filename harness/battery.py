@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from harness import growth, kernels, surfaces, sweeptests, verdict, workloads
-from harness.bench import Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
+from harness.bench import CYCLES, Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
 from harness.errors import HarnessError, UsageError
 from harness.scenario import Scenario
 from harness.surfaces import Surface
@@ -33,7 +33,6 @@ SCHEMA: Final = "kmod-harness/check/1"
 _MAX_PARAMETERS: Final = 12
 #: Of each race, where nobody says how many.
 SEEDS: Final = 2
-_CYCLES: Final = 10
 _LEAK_TURNS: Final = 3
 _TURNS: Final = 6
 
@@ -127,7 +126,7 @@ def _simple(make: Callable[[workloads.Around], Scenario]) -> Callable[[Bench], I
 
 def _cycles(bench: Bench) -> Iterable[Found]:
     _ = bench.surfaces
-    return bench.run([Case(workloads.cycles(bench.around, _CYCLES), 1, bench.lane)])
+    return bench.run([Case(workloads.cycles(bench.around, bench.options.cycles), 1, bench.lane)])
 
 
 def _use(bench: Bench) -> Iterable[Found]:
@@ -344,7 +343,7 @@ TESTS: Final = (
          _simple(workloads.unload_absent)),
     Test("load-twice", "A second load: EEXIST, and the first is none the worse.",
          _simple(workloads.load_twice)),
-    Test("cycles", f"{_CYCLES} lives with nobody there: nothing is left.", _cycles),
+    Test("cycles", f"{CYCLES} lives (or --cycles N) with nobody there: nothing is left.", _cycles),
     Test("parameters", "Each parameter at its boundaries: it loads, or says why not.", _parameters),
     Test("signals", "Signals during load and unload.", _signals),
     Test("forced", "Forced unload with nobody there (--only forced).", _forced, extra=True),

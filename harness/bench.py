@@ -104,6 +104,10 @@ class Case:
     scan: bool = False
 
 
+#: Lives with nobody there, where nobody says how many.
+CYCLES: Final = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How much is done."""
@@ -117,6 +121,8 @@ class Options:
     variant: str = modules.GOOD
     #: After so many seconds no further failure is tried; None: when all have been.
     fail_s: float | None = None
+    #: How often the test of that name loads and unloads.
+    cycles: int = CYCLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from harness import battery, checkfile, kernels, modules, ownarguments, report, store
 from harness.battery import Checked
-from harness.bench import Bench, Options, Outcome, Result
+from harness.bench import CYCLES, Bench, Options, Outcome, Result
 from harness.commands import announce, show_progress, wide_console
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
@@ -131,6 +131,7 @@ def _options(own: Own, arguments: argparse.Namespace) -> Options:
         bundles=arguments.bundles,
         variant=getattr(arguments, "variant", modules.GOOD),
         fail_s=getattr(arguments, "fail_seconds", None),
+        cycles=getattr(arguments, "cycles", CYCLES),
     )
 
 

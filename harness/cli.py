@@ -30,6 +30,7 @@ from harness import (
     verifycommand,
 )
 from harness.battery import SEEDS
+from harness.bench import CYCLES
 from harness.errors import ExitStatus, HarnessError, UsageError
 from harness.failsweep import BATCH
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
@@ -282,6 +283,8 @@ def _add_check(calls: argparse._SubParsersAction[_Parser]) -> None:
                       help="name or pattern; may be repeated (default: all)")  # fmt: skip
     call.add_argument("--sweep", action="store_true",
                       help="also unload under every instruction that users reach")  # fmt: skip
+    call.add_argument("--cycles", type=_positive_int, default=CYCLES, metavar="N",
+                      help=f"lives of the test of that name (default: {CYCLES})")  # fmt: skip
     call.add_argument("--fail-seconds", type=_positive_float, metavar="N",
                       help="start no further failure after so long (default: try all)")  # fmt: skip
     call.add_argument("--settings", type=Path, metavar="FILE",

@@ -518,7 +518,7 @@ def _check_slots(
             if not fillers or step.spec.name in fillers:
                 continue
             if not any(other.spec.name in fillers and other.args[0] == value for other in steps):
-                missing = f"no {' or '.join(fillers)} fills it"
+                missing = f"nothing fills it ({', '.join(fillers)})"
                 raise document.error_at(
                     step.line, step.place, f"{param.name} {value} is used, but {missing}"
                 )

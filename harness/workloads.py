@@ -58,9 +58,10 @@ _HELD_US: Final = 60_000
 #: How long unload may be refused after the last release: so many times 10 ms.
 _LAST_RELEASE: Final = 50
 #: Lanes of what goes on for longer than most.
-#: For so many lives with users, and more in proportion.
-_LONG_LIVES: Final = 3
 _LONG: Final = {"det": {"bound_us": 20_000_000}, "smp": {"bound_us": 60_000_000}}
+#: Enough for so many lives with users, and for so many with nobody there.
+_LONG_LIVES: Final = 3
+_SHORT_LIVES: Final = 10
 _REFUSED: Final = ["EAGAIN", "EBUSY"]
 #: What a load or an unload may answer while others load and unload, too.
 _LOAD_RACES: Final = ["ok", "EEXIST", "EAGAIN", "EBUSY"]
@@ -311,12 +312,20 @@ def _one(name: str, steps: Sequence[Step], **fields: Any) -> dict[str, Any]:
     return {"name": name, **fields, "do": list(steps)}
 
 
+def _longer(lives: int, are_long: int) -> dict[str, dict[str, int]]:
+    """Return the lanes of so many lives, if the long bound is that of `are_long` of them."""
+    return {
+        lane: {"bound_us": limits["bound_us"] * -(-lives // are_long)}
+        for lane, limits in _LONG.items()
+    }
+
+
 def cycles(around: Around, count: int) -> Scenario:
     """Load and unload, again and again, with nobody there."""
     body = [load(around), {"delay": 20_000}, {"delete_module": "${module}", "retries": 20}]
     text = {
         "about": "Load and unload, again and again.",
-        "lanes": _LONG,
+        "lanes": _longer(count, _SHORT_LIVES),
         "actors": [_one("cycler", body, repeat=count)],
     }
     return make("cycles", text, around)
@@ -582,8 +591,8 @@ def use(
     text = {
         "about": "Each surface is used, then the module goes.",
         "lanes": {
-            lane: {"bound_us": limits["bound_us"] * max(1, turns // _LONG_LIVES), "kmemleak": leaks}
-            for lane, limits in _LONG.items()
+            lane: {**limits, "kmemleak": leaks}
+            for lane, limits in _longer(turns, _LONG_LIVES).items()
         },
         "actors": [user, *_waker(["user"])],
     }

@@ -478,6 +478,19 @@ def test_module_that_exposes_nothing_has_no_users() -> None:
     assert outcome(bench, "cycles").outcome is Outcome.PASS
 
 
+def test_cycles_are_as_many_as_were_asked_for() -> None:
+    bench = FakeBench(fine)
+    bench.options = dataclasses.replace(bench.options, cycles=41)
+    assert outcome(bench, "cycles").outcome is Outcome.PASS
+    plan = bench.cases[-1].plan
+    assert (plan.name, plan.actors[0].repeat) == ("cycles", 41)
+    # Five times as many as in the ten that are the usual number, begun.
+    usual = FakeBench(fine)
+    outcome(usual, "cycles")
+    bounds = [one.cases[-1].plan.lane("det").bound_us for one in (bench, usual)]
+    assert bounds[0] == 5 * bounds[1]
+
+
 def test_leaks_are_looked_for_where_the_kernel_can(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = FakeBench(lambda case: result(*LIFE))
     assert outcome(bench, "leaks").outcome is Outcome.PASS

@@ -364,7 +364,7 @@ BOMB = "\n".join(
         ("title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, patch: /etc/x}\n", "leads out"),
         ("title: oops\nkernel: '6.1'\nmodule: {in_tree: fs/fat, revert: ../x}\n", "leads out"),
         ("title: oops\nkernel: '6.1'\nmodule: {folder: \"HERE\\0\"}\n", "no line of text"),
-        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/..}\n", "no Kbuild"),
+        ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/empty}\n", "no Kbuild"),
         ("title: oops\nkernel: '6.1'\nmodule: {folder: HERE/loop}\n", "loop"),
     ],
     ids=[
@@ -397,6 +397,7 @@ def test_report_that_is_refused_runs_nothing(
         monkeypatch.setattr(f"harness.lab.Lab.{name}", never)
     (repository / "Kbuild").write_text("obj-m := m.o\n")
     (repository / "loop").symlink_to("loop")
+    (repository / "empty").mkdir()
     form = tmp_path / "report.yaml"
     form.write_text(text.replace("HERE", str(repository)))
     assert cli.main(["reproduce", str(form)]) == ExitStatus.USAGE

@@ -129,8 +129,8 @@ def test_steps_keep_their_place_and_line() -> None:
         ),
         ("      - stat: /$x", 8, "'$' in '/$x' is neither ${name} nor $$"),
         ("      - stat: ${X}", 8, "is neither ${name} nor $$"),
-        ("      - close: 1", 8, "slot 1 is used, but no open or socket fills it"),
-        ("      - munmap: 1", 8, "map 1 is used, but no mmap fills it"),
+        ("      - close: 1", 8, "slot 1 is used, but nothing fills it (open, socket, open_socket)"),
+        ("      - munmap: 1", 8, "map 1 is used, but nothing fills it (mmap)"),
         ("      - stat: a\n        stat: b", 9, "'stat' is there twice"),
         ("      - 3: x", 8, "a field's name is a text, not 3"),
         ("      - stat: 1.5", 8, "'1.5' is no text, number or truth value"),
@@ -183,7 +183,11 @@ _ONE = "      - yield\n"
         (scenario_text(_ONE, "    count: ${X}\n"), 10, "count: '$' in '${X}' is neither"),
         (scenario_text("      - chdir: /", "    kind: thread\n"), 8, "chdir is not for threads"),
         (scenario_text(_ONE, "setup: [{barrier: 1}]\n"), 10, "a barrier outside the actors"),
-        (scenario_text(_ONE, "teardown: [{close: 1}]\n"), 10, "no open or socket fills it"),
+        (
+            scenario_text(_ONE, "teardown: [{close: 1}]\n"),
+            10,
+            "nothing fills it (open, socket, open_socket)",
+        ),
     ],
 )
 def test_wrong_file_is_told_with_file_line_and_field(text: str, line: int, why: str) -> None:
