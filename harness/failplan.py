@@ -139,9 +139,28 @@ def _cleanup(steps: Sequence[Op], teardown: Sequence[Node]) -> tuple[Op, ...]:
                 places["close", value] = None
     ordered = sorted(places, key=lambda one: one[0], reverse=True)
     ends = [Op("end", name, (value,), ("any",)) for name, value in ordered]
+    ends += _folders_put_away(steps)
     ends += [dataclasses.replace(op, retries=_RETRIES) if op.name == "delete_module" else op
              for op in _flat(teardown, 0)]  # fmt: skip
     return tuple(ends)
+
+
+def _folders_put_away(steps: Sequence[Op]) -> list[Op]:
+    """What takes mounts and folders away again, the last one first.
+
+    A mount keeps its filesystem's module, as a folder of configfs does; what lies in a mount goes
+    with it.
+    """
+    mounts = {str(step.args[1]) for step in steps if step.name == "mount"}
+    ends: dict[Op, None] = {}
+    for step in reversed(steps):
+        if step.name == "mount":
+            ends[Op("end", "umount", (step.args[1], ()), ("any",))] = None
+        elif step.name == "mkdir" and not any(
+            f"{step.args[0]}/".startswith(f"{mount}/") for mount in mounts
+        ):
+            ends[Op("end", "rmdir", (step.args[0],), ("any",))] = None
+    return list(ends)
 
 
 def failing(step: Op, nth: int) -> Op:

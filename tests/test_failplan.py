@@ -102,11 +102,27 @@ def test_several_actors_have_no_order() -> None:
 def test_everything_held_is_let_go_before_the_teardown() -> None:
     (line, *_) = lines_of(compiled("load-unload"))
     assert [(end.name, *end.args[:1]) for end in line.cleanup] == [
-        ("close", 0), ("close", 1), ("close", 2), ("umount_all", "/mnt"), ("delete_module", "m"),
+        ("close", 0), ("close", 1), ("close", 2), ("umount", "/mnt"), ("umount_all", "/mnt"),
+        ("delete_module", "m"),
     ]  # fmt: skip
     assert line.cleanup[-1].retries == 20
     mapped = with_body(LOAD, op("mmap", 1, 3, 10, ("read",), ("shared",), 0))
     assert [end.name for end in lines_of(mapped)[0].cleanup] == ["munmap", "close"]
+
+
+def test_what_a_line_has_mounted_and_made_goes_when_it_ends_early() -> None:
+    mounted = ("none", "/mnt/a", "mfs", (), "")
+    line, *_ = lines_of(with_body(
+        LOAD, op("mkdir", "/mnt/a", 0o755), op("mount", *mounted), op("mkdir", "/mnt/a/b", 0o755),
+        op("mkdir", "/config/x", 0o755), op("mkdir", "/config/x/y", 0o755), op("mount", *mounted),
+        STAT, op("rmdir", "/config/x/y"), op("rmdir", "/config/x"), op("umount", "/mnt/a", ()), UNLOAD,
+    ))  # fmt: skip
+    # The last one first; what lies in the mount goes with it.
+    assert [(end.name, end.args, end.expect) for end in line.cleanup] == [
+        ("umount", ("/mnt/a", ()), ("any",)),
+        ("rmdir", ("/config/x/y",), ("any",)),
+        ("rmdir", ("/config/x",), ("any",)),
+    ]
 
 
 def test_failing_step_may_answer_that_there_is_no_memory() -> None:
