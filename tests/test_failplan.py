@@ -115,7 +115,8 @@ def test_what_a_line_has_mounted_and_made_goes_when_it_ends_early() -> None:
     line, *_ = lines_of(with_body(
         LOAD, op("mkdir", "/mnt/a", 0o755), op("mount", *mounted), op("mkdir", "/mnt/a/b", 0o755),
         op("mkdir", "/config/x", 0o755), op("mkdir", "/config/x/y", 0o755), op("mount", *mounted),
-        STAT, op("rmdir", "/config/x/y"), op("rmdir", "/config/x"), op("umount", "/mnt/a", ()), UNLOAD,
+        STAT, op("rmdir", "/config/x/y"), op("rmdir", "/config/x"), op("umount", "/mnt/a", ()),
+        UNLOAD,
     ))  # fmt: skip
     # The last one first; what lies in the mount goes with it.
     assert [(end.name, end.args, end.expect) for end in line.cleanup] == [
