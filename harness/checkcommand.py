@@ -18,6 +18,7 @@ from harness.battery import Checked
 from harness.bench import CYCLES, Bench, Options, Outcome, Result
 from harness.commands import announce, show_progress, wide_console
 from harness.errors import ExitStatus, UsageError
+from harness.failsites import Verdict
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.ownsource import Own
@@ -217,9 +218,11 @@ def site_lines(sites: Iterable[Mapping[str, Any]]) -> Iterator[Text]:
         if not site["findings"]:
             continue
         numbers = ", ".join(map(str, site["nth"]))
+        kernels = site["verdict"] == Verdict.KERNEL
         yield Text(f"failing site: allocation {numbers} of {site['op']} in {site['scenario']}"
-                   f" ({site['kind']}), which said {', '.join(site['errno'])}",
-                   style="bold red")  # fmt: skip
+                   f" ({site['kind']}), which said {', '.join(site['errno'])}"
+                   + ("; the kernel's own, and no finding" if kernels else ""),
+                   style="dim" if kernels else "bold red")  # fmt: skip
         for title in site["findings"]:
             yield Text(f"  {title}")
         for frame in site["stack"] or ("the kernel did not say where",):

@@ -141,14 +141,18 @@ def test_settings_of_what_has_no_folder_are_named(
 def test_failing_sites_come_with_what_went_wrong_and_their_stack(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def site(*findings: str, stack: tuple[str, ...] = ()) -> dict[str, Any]:
+    def site(
+        *findings: str, stack: tuple[str, ...] = (), verdict: str = "finding"
+    ) -> dict[str, Any]:
         return {"op": "finit_module", "scenario": "order-m", "nth": [7, 9], "kind": "slab",
-                "errno": ["ENOMEM"], "stack": list(stack), "findings": list(findings)}  # fmt: skip
+                "errno": ["ENOMEM"], "stack": list(stack), "verdict": verdict,
+                "findings": list(findings)}  # fmt: skip
 
     sites = (
         site("residue: misc device m", stack=("kmalloc_trace", "m_init m.c:65")),
-        site(stack=("m_open m.c:12",)),
+        site(stack=("m_open m.c:12",), verdict="failed"),
         site("WARNING in m_exit"),
+        site("BUG: x in grow_dev_page", stack=("grow_dev_page",), verdict="kernel"),
     )
     done = Checked("m", "6.1", "kasan", "6.1.0", (FOUND,), (), sites)
     monkeypatch.setattr(battery, "run_battery", lambda *rest: done)
@@ -159,6 +163,8 @@ def test_failing_sites_come_with_what_went_wrong_and_their_stack(
     assert lines[first:] == [
         start, "  residue: misc device m", "    kmalloc_trace", "    m_init m.c:65",
         start, "  WARNING in m_exit", "    the kernel did not say where",
+        f"{start}; the kernel's own, and no finding", "  BUG: x in grow_dev_page",
+        "    grow_dev_page",
     ]  # fmt: skip
 
 
