@@ -120,5 +120,5 @@ def pointers(bench: Bench) -> Iterable[Found]:
             bench.remarks += result.evidence.memory.remarks
         return result.findings
 
-    plan = workloads.use(bench.around, groups, 1, turns=POINTER_TURNS)
+    plan = workloads.use(bench.around, groups, 1, name="pointers", turns=POINTER_TURNS)
     return bench.run([Case(plan, 1, bench.lane, name, scan=True)])

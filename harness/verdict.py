@@ -193,7 +193,11 @@ def judge(
     if not findings:
         # Lockdep reports once and then no more, whoever's the report was.
         _require_evidence(by_name, frozenset(detectors), lockdep_spoke=has_own)
-    return tuple({finding.title: finding for finding in reversed(findings)}.values())[::-1]
+    # What came first is what the rest may have come of, however often it came again.
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        first.setdefault(finding.title, finding)
+    return tuple(first.values())
 
 
 def _splats(console: bytes, *, named_leaks: bool) -> Iterable[Finding]:

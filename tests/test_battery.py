@@ -765,6 +765,8 @@ def test_pointers_are_looked_for_in_memory_that_was_kept() -> None:
     done = outcome(bench, "pointers")
     assert (done.outcome, done.why) == (Outcome.PASS, "where m was there is n now")
     assert [case.scan for case in bench.cases] == [False, False, True]
+    # A bundle of its own: that of `use` is not written over.
+    assert bench.cases[-1].plan.name == "pointers"
 
 
 def test_pointers_cannot_be_read_without_debug_information(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,16 @@ def test_report_of_the_kernels_own_is_no_finding() -> None:
     assert verdict.judge(ended, known=[(KNOWN[0][0], "another_module")])
 
 
+def test_finding_that_comes_again_stays_where_it_was_first() -> None:
+    again = OOPS + UNWINDER.replace(b"proc_pid_stack", b"foo_show") + OOPS
+    found = verdict.judge(evidence(LOADED, AUDITED, DETECTORS, END, console=again))
+    assert [finding.title for finding in found] == [
+        "BUG: unable to handle kernel NULL pointer dereference in foo_read",
+        "KASAN: stack-out-of-bounds Read in unwind_next_frame",
+    ]
+    assert found[0].detail.count("RIP: ") == 1
+
+
 UNWINDER = b"""[   10.395206][   T54] ===========================================
 [   10.395206][   T54] BUG: KASAN: stack-out-of-bounds in unwind_next_frame+0xea/0x94a
 [   10.395206][   T54] Read of size 8 at addr ffffc9000028fac0 by task remover/54
