@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from harness import symbolise, verdict
 from harness.deadline import Deadline
@@ -165,6 +166,11 @@ def time_limit_s(trial: Trial) -> float:
     return waiting * (_LIMIT_FIXED_S + own)
 
 
+#: They go when init has ended, and others may come to lie there: layout_symtab() in
+#: kernel/module/kallsyms.c puts them with the rest of what is only for loading.
+_FOR_LOADING: Final = (".symtab", ".strtab")
+
+
 def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.ModuleLife, ...]:
     """Return where each module lay in each of its lives, from the executor's report.
 
@@ -182,6 +188,7 @@ def module_lives(report: bytes, symbols: Mapping[str, Path]) -> tuple[symbolise.
             sections=tuple(
                 (str(name), int(str(address), 0))
                 for name, address in event.get("sections", {}).items()
+                if name not in _FOR_LOADING
             ),
         )
         for event in verdict.parse_report(report)

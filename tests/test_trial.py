@@ -49,7 +49,16 @@ def ready(*, scan: bool = True) -> Trial:
 
 
 def test_sections_of_a_life_are_read() -> None:
-    told = {**LIFE, "sections": {".text": "0xffffffffa0000000", ".data": "0xffffffffa0002000"}}
+    # The table of symbols goes after init, and another module may have its data there.
+    told = {
+        **LIFE,
+        "sections": {
+            ".text": "0xffffffffa0000000",
+            ".data": "0xffffffffa0002000",
+            ".symtab": "0xffffffffa0006000",
+            ".strtab": "0xffffffffa0006800",
+        },
+    }
     (life,) = trial.module_lives(lines(told), {"foo": Path("foo.ko")})
     assert dict(life.sections) == {".text": 0xFFFFFFFFA0000000, ".data": 0xFFFFFFFFA0002000}
     (life,) = trial.module_lives(lines(LIFE), {"foo": Path("foo.ko")})
