@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness import catalogue, elf, ioctls, lab, modules, sockets, surfaces, verdict, workloads
+from harness import (
+    catalogue,
+    elf,
+    ioctls,
+    lab,
+    modules,
+    sockets,
+    surfaces,
+    uses,
+    verdict,
+    workloads,
+)
 from harness.checkfile import CheckFile
 from harness.errors import NotLoadedError
 from harness.lab import Lab, Subject
@@ -26,8 +37,8 @@ from harness.report import Progress, replay_command
 from harness.scenario import Scenario
 from harness.surfaces import Surface
 from harness.trial import Trial, TrialResult
+from harness.uses import Group
 from harness.verdict import Event, Finding
-from harness.workloads import Group
 
 #: Filesystems and folders that are looked into for what a load alone does not show.
 _LOOKED_INTO: Final = 8
@@ -239,7 +250,7 @@ class Bench:
 
     def groups(self) -> tuple[Group, ...]:
         """Return what can be used; skips the test where there is nothing."""
-        found = workloads.groups(self.surfaces)
+        found = uses.groups(self.surfaces)
         if not found and not self.around.use:
             raise Skipped("it exposes nothing that a workload is known for")
         return found
@@ -343,7 +354,7 @@ def _learn_sockets(bench: Bench, learned: Learned) -> Learned:
 
 def _learn_more(bench: Bench, learned: Learned) -> Learned:
     """Return what was learned with what is only there while something is used."""
-    inside = [one for one in learned.surfaces if workloads.shows_more(one)][:_LOOKED_INTO]
+    inside = [one for one in learned.surfaces if uses.shows_more(one)][:_LOOKED_INTO]
     plans = {plan.name: (plan, one) for one in inside
              for plan in [workloads.survey_inside(bench.around, one)]}  # fmt: skip
     seen = {(one.kind, one.name): one for one in learned.surfaces}
@@ -352,7 +363,7 @@ def _learn_more(bench: Bench, learned: Learned) -> Learned:
     for case, trial, result in bench.results(cases):
         events = verdict.parse_report(result.evidence.report)
         one = plans[case.plan.name][1]
-        op, _, _ = workloads.held_by(one)
+        op, _, _ = uses.held_by(one)
         said = answers(events, op)
         # A folder that cannot be made is one that holds none of a user's.
         if said and not said["ok"] and op == "mount":

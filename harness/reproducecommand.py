@@ -27,6 +27,7 @@ from harness import (
     revision,
     scenario,
     store,
+    uses,
     workloads,
 )
 from harness.bench import Bench, Options, Skipped
@@ -158,9 +159,9 @@ def _workloads(
     except Skipped:
         # It fails so early that loading it is all that can be done.
         return plans
-    groups = workloads.groups(exposed)
+    groups = uses.groups(exposed)
     plans.append(workloads.use(around, groups, 1, turns=_USED_LIVES))
-    plans += [workloads.held(around, one) for one in exposed if workloads.must_pin(one)]
+    plans += [workloads.held(around, one) for one in exposed if uses.must_pin(one)]
     for seed in (1, 2):
         plans += [workloads.users(around, f"users-{one.name}-{seed}", [one], seed, 6)
                   for one in groups]  # fmt: skip

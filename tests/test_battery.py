@@ -22,9 +22,10 @@ from harness.machine import EXECUTOR_DONE, Lane
 from harness.modules import Family, Module
 from harness.surfaces import Kind, Surface
 from harness.trial import Trial, TrialResult
+from harness.uses import Group
 from harness.verdict import Evidence, Finding, MemoryScan, Verdict
 from harness.verdict import Kind as Sort
-from harness.workloads import NOTHING, Around, Group
+from harness.workloads import NOTHING, Around
 
 DEVICE = {"ev": "surface", "survey": "loaded", "section": "node", "mode": "20600",
           "number": "240:0", "line": "/dev/m"}  # fmt: skip
