@@ -19,7 +19,9 @@ from typing import Any, Final
 from harness import (
     catalogue,
     elf,
+    families,
     ioctls,
+    kofile,
     lab,
     modules,
     sockets,
@@ -30,9 +32,9 @@ from harness import (
 )
 from harness.checkfile import CheckFile
 from harness.errors import NotLoadedError
+from harness.families import Family
 from harness.lab import Lab, Subject
 from harness.machine import Lane
-from harness.modules import Family
 from harness.report import Progress, replay_command
 from harness.scenario import Scenario
 from harness.surfaces import Surface
@@ -129,7 +131,7 @@ class Options:
     seeds: int
     workers: int
     bundles: Path
-    variant: str = modules.GOOD
+    variant: str = families.GOOD
     #: After so many seconds no further failure is tried; None: when all have been.
     fail_s: float | None = None
     #: How often the test of that name loads and unloads.
@@ -220,7 +222,7 @@ class Bench:
     @functools.cached_property
     def modinfo(self) -> tuple[tuple[str, str], ...]:
         """Every field of the module's modinfo, repeated ones too."""
-        return modules.modinfo_fields(self.module.ko)
+        return kofile.modinfo_fields(self.module.ko)
 
     @functools.cached_property
     def requests(self) -> tuple[int, ...]:
