@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness import growth, kernels, surfaces, sweeptests, verdict, workloads
+from harness import growth, kernels, surfaces, sweeptests, uses, verdict, workloads
 from harness.bench import CYCLES, Bench, Case, Found, Learned, Outcome, Result, Skipped, answers
 from harness.errors import HarnessError, UsageError
 from harness.scenario import Scenario
 from harness.surfaces import Surface
 from harness.trial import TrialResult
+from harness.uses import Group
 from harness.verdict import Finding
-from harness.workloads import Group
 
 SCHEMA: Final = "kmod-harness/check/1"
 
@@ -107,7 +107,7 @@ def _load(bench: Bench) -> Iterable[Found]:
         )
     if bench.learned.cut:
         bench.remarks.append(f"{bench.learned.cut} things that it brings are not listed")
-    for surface, why in workloads.not_used(bench.learned.surfaces):
+    for surface, why in uses.not_used(bench.learned.surfaces):
         if why.startswith("beyond"):
             continue
         bench.remarks.append(f"{surface.kind.value} {surface.name} is not used: {why}")
@@ -138,7 +138,7 @@ def _use(bench: Bench) -> Iterable[Found]:
 
 
 def _leaks(bench: Bench) -> Iterable[Found]:
-    groups = workloads.groups(bench.surfaces)
+    groups = uses.groups(bench.surfaces)
     kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
     if "kmemleak" not in kernel.detectors:
         raise Skipped("the kernel cannot tell leaked memory")
@@ -148,7 +148,7 @@ def _leaks(bench: Bench) -> Iterable[Found]:
 
 
 def _growth(bench: Bench) -> Iterable[Found]:
-    groups = workloads.groups(bench.surfaces)
+    groups = uses.groups(bench.surfaces)
     turns = growth.LIVES * growth.COUNTS
     plan = workloads.use(
         bench.around, groups, 1, name="growth", turns=turns, after=[growth.count_step()]
@@ -250,7 +250,7 @@ def _forced(bench: Bench) -> Iterable[Found]:
 
 
 def _contract(bench: Bench) -> Iterable[Found]:
-    pinning = [one for one in bench.surfaces if workloads.must_pin(one)]
+    pinning = [one for one in bench.surfaces if uses.must_pin(one)]
     if not pinning:
         raise Skipped("nothing that it exposes must keep it from being unloaded")
     return bench.run(
@@ -267,7 +267,7 @@ _IN_USE: Final = "unloaded while in use: delete_module succeeded"
 def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
     """Return the findings of a trial that held one surface, in the words of the contract."""
     events = verdict.parse_report(result.evidence.report)
-    took, what, state = workloads.held_by(surface)
+    took, what, state = uses.held_by(surface)
     # An oops takes the sums with it; then nobody can say that it was not held.
     sums = answers(events, took)
     if sums and not sums["ok"]:
@@ -285,7 +285,7 @@ def name_contract(surface: Surface, result: TrialResult) -> tuple[Finding, ...]:
 
 
 def _files(bench: Bench) -> Iterable[Found]:
-    several = [one for one in workloads.groups(bench.surfaces) if one.kind in surfaces.FILES]
+    several = [one for one in uses.groups(bench.surfaces) if one.kind in surfaces.FILES]
     if not several:
         raise Skipped("it has no files in sysfs, debugfs, procfs or sysctl")
     return bench.run(

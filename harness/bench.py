@@ -16,18 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness import catalogue, elf, ioctls, lab, modules, sockets, surfaces, verdict, workloads
+from harness import (
+    catalogue,
+    elf,
+    families,
+    ioctls,
+    kofile,
+    lab,
+    modules,
+    sockets,
+    surfaces,
+    uses,
+    verdict,
+    workloads,
+)
 from harness.checkfile import CheckFile
 from harness.errors import NotLoadedError
+from harness.families import Family
 from harness.lab import Lab, Subject
 from harness.machine import Lane
-from harness.modules import Family
 from harness.report import Progress, replay_command
 from harness.scenario import Scenario
 from harness.surfaces import Surface
 from harness.trial import Trial, TrialResult
+from harness.uses import Group
 from harness.verdict import Event, Finding
-from harness.workloads import Group
 
 #: Filesystems and folders that are looked into for what a load alone does not show.
 _LOOKED_INTO: Final = 8
@@ -118,7 +131,7 @@ class Options:
     seeds: int
     workers: int
     bundles: Path
-    variant: str = modules.GOOD
+    variant: str = families.GOOD
     #: After so many seconds no further failure is tried; None: when all have been.
     fail_s: float | None = None
     #: How often the test of that name loads and unloads.
@@ -209,7 +222,7 @@ class Bench:
     @functools.cached_property
     def modinfo(self) -> tuple[tuple[str, str], ...]:
         """Every field of the module's modinfo, repeated ones too."""
-        return modules.modinfo_fields(self.module.ko)
+        return kofile.modinfo_fields(self.module.ko)
 
     @functools.cached_property
     def requests(self) -> tuple[int, ...]:
@@ -239,7 +252,7 @@ class Bench:
 
     def groups(self) -> tuple[Group, ...]:
         """Return what can be used; skips the test where there is nothing."""
-        found = workloads.groups(self.surfaces)
+        found = uses.groups(self.surfaces)
         if not found and not self.around.use:
             raise Skipped("it exposes nothing that a workload is known for")
         return found
@@ -343,7 +356,7 @@ def _learn_sockets(bench: Bench, learned: Learned) -> Learned:
 
 def _learn_more(bench: Bench, learned: Learned) -> Learned:
     """Return what was learned with what is only there while something is used."""
-    inside = [one for one in learned.surfaces if workloads.shows_more(one)][:_LOOKED_INTO]
+    inside = [one for one in learned.surfaces if uses.shows_more(one)][:_LOOKED_INTO]
     plans = {plan.name: (plan, one) for one in inside
              for plan in [workloads.survey_inside(bench.around, one)]}  # fmt: skip
     seen = {(one.kind, one.name): one for one in learned.surfaces}
@@ -352,7 +365,7 @@ def _learn_more(bench: Bench, learned: Learned) -> Learned:
     for case, trial, result in bench.results(cases):
         events = verdict.parse_report(result.evidence.report)
         one = plans[case.plan.name][1]
-        op, _, _ = workloads.held_by(one)
+        op, _, _ = uses.held_by(one)
         said = answers(events, op)
         # A folder that cannot be made is one that holds none of a user's.
         if said and not said["ok"] and op == "mount":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import bisect, bundle, kernelfiles, modules, report, revision, store, verify
+from harness import bisect, bundle, families, kernelfiles, report, revision, store, verify
 from harness.bisect import Judge, Step
 from harness.bundle import Bundle
 from harness.commands import replayed, show_progress
@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError(f"{found.path}: has no finding to look for")
     if sum(map(bool, (arguments.kernels, arguments.git, arguments.options))) != 1:
         raise UsageError("one of --kernels, --git and --options")
-    family = modules.find_family(arguments.module)
-    modules.find_variant(family, arguments.variant)
+    family = families.find_family(arguments.module)
+    families.find_variant(family, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         trial = replayed(made, found, progress)

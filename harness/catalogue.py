@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import bundle, lab, modules, report
+from harness import bundle, families, lab, report
 from harness.deadline import Deadline
 from harness.lab import Lab
 from harness.machine import Lane
@@ -42,7 +42,7 @@ class Limits:
 class Stint:
     """One line of the table before it was run."""
 
-    family: modules.Family
+    family: families.Family
     variant: str
     lane: Lane
     seeds: range
@@ -60,15 +60,15 @@ class Outcome:
     records: tuple[dict[str, Any], ...]
 
 
-def stints(family: modules.Family, limits: Limits, lane: Lane) -> Iterator[Stint]:
+def stints(family: families.Family, limits: Limits, lane: Lane) -> Iterator[Stint]:
     """Yield what a family is put through.
 
     Bad ones come first: a few trials each, where the correct one takes minutes. One that
     one processor cannot show is run in the lane that its data file names, whatever
     ``lane`` says.
     """
-    for name, variant in sorted(family.variants.items(), key=lambda item: item[0] == modules.GOOD):
-        if name == modules.GOOD:
+    for name, variant in sorted(family.variants.items(), key=lambda item: item[0] == families.GOOD):
+        if name == families.GOOD:
             yield Stint(family, name, Lane.DET, range(limits.good_trials), None, ())
             yield Stint(family, name, Lane.SMP, range(1), limits.good_seconds, ())
         else:

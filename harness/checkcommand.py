@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import battery, checkfile, kernels, modules, ownarguments, report, store
+from harness import battery, checkfile, families, kernels, ownarguments, report, store
 from harness.battery import Checked
 from harness.bench import CYCLES, Bench, Options, Outcome, Result
 from harness.commands import announce, show_progress, wide_console
@@ -64,7 +64,7 @@ def check(arguments: argparse.Namespace) -> ExitStatus:
 
 def init(arguments: argparse.Namespace) -> ExitStatus:
     """Load a module once and write a ``harness.yaml`` with what was learned."""
-    _check_words(arguments, modules.GOOD)
+    _check_words(arguments, families.GOOD)
     settings = checkfile.CheckFile()
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
@@ -97,7 +97,7 @@ def _check_words(arguments: argparse.Namespace, variant: str) -> None:
     if arguments.kernel_tree is None:
         kernels.load_recipe(arguments.kernel, arguments.profile or kernels.DEFAULT_PROFILE)
     if arguments.module is not None:
-        modules.find_variant(modules.find_family(arguments.module), variant)
+        families.find_variant(families.find_family(arguments.module), variant)
     elif arguments.in_tree is None and arguments.dkms is None:
         raise UsageError("which module?", hint="a folder, --in-tree PLACE or --dkms PACKAGE")
 
@@ -130,7 +130,7 @@ def _options(own: Own, arguments: argparse.Namespace) -> Options:
         seeds=getattr(arguments, "seeds", 1),
         workers=arguments.workers,
         bundles=arguments.bundles,
-        variant=getattr(arguments, "variant", modules.GOOD),
+        variant=getattr(arguments, "variant", families.GOOD),
         fail_s=getattr(arguments, "fail_seconds", None),
         cycles=getattr(arguments, "cycles", CYCLES),
     )

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from harness import (
     catalogue,
+    families,
     kernels,
     klogview,
     lab,
-    modules,
     report,
     scenario,
     schedules,
@@ -82,8 +82,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             " one processor",
             hint="leave out --lane",
         )
-    family = modules.find_family(arguments.module)
-    modules.find_variant(family, arguments.variant)
+    family = families.find_family(arguments.module)
+    families.find_variant(family, arguments.variant)
     kernels.load_recipe(arguments.kernel, arguments.profile)
     if arguments.scenario:
         plans: tuple[scenario.Scenario, ...] = (
@@ -186,10 +186,10 @@ def klog(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.Outcome]:
-    families = (
-        tuple(modules.find_family(name) for name in arguments.family)
+    chosen = (
+        tuple(families.find_family(name) for name in arguments.family)
         if arguments.family
-        else modules.all_families()
+        else families.all_families()
     )
     kernels.load_recipe(arguments.kernel, arguments.profile)
     limits = catalogue.Limits(
@@ -201,7 +201,7 @@ def _run_catalogue(arguments: argparse.Namespace, lane: Lane) -> list[catalogue.
         made = Lab(store.Store.open(), progress)
         announce(made, arguments, progress.console)
         outcomes = []
-        for stint in (one for family in families for one in catalogue.stints(family, limits, lane)):
+        for stint in (one for family in chosen for one in catalogue.stints(family, limits, lane)):
             outcome = catalogue.run_stint(
                 made,
                 stint,

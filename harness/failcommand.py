@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness import catalogue, failsweep, failtext, kernels, lab, modules, report, scenario, store
+from harness import catalogue, failsweep, failtext, families, kernels, lab, report, scenario, store
 from harness.commands import announce, show_progress, wide_console
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
@@ -16,8 +16,8 @@ from harness.scenario import Scenario
 
 def sweep(arguments: argparse.Namespace) -> ExitStatus:
     """Make each allocation of each step of a module's scenarios fail."""
-    family = modules.find_family(arguments.module)
-    modules.find_variant(family, arguments.variant)
+    family = families.find_family(arguments.module)
+    families.find_variant(family, arguments.variant)
     kernels.load_recipe(arguments.kernel, arguments.profile)
     unknown = [name for name in arguments.op or () if name not in OPS]
     if unknown:
@@ -53,7 +53,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.FINDINGS if done.findings else ExitStatus.OK
 
 
-def _workloads(arguments: argparse.Namespace, family: modules.Family) -> tuple[Scenario, ...]:
+def _workloads(arguments: argparse.Namespace, family: families.Family) -> tuple[Scenario, ...]:
     if arguments.scenario:
         names = [scenario.find_scenario(name) for name in arguments.scenario]
         return tuple(scenario.load_scenario(name) for name in names)

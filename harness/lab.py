@@ -21,7 +21,9 @@ from harness import (
     cpio,
     elf,
     exectrace,
+    families,
     kernels,
+    modulebuild,
     modules,
     ops,
     points,
@@ -37,12 +39,13 @@ from harness import (
 from harness import plan as plans
 from harness.errors import HarnessError, UsageError
 from harness.exectrace import Visit
+from harness.families import Family
 from harness.guest import ssh_template
 from harness.image import Image, build_image, with_extra
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE, Kernel
 from harness.keys import Keys
 from harness.machine import Accelerator, Lane, Trace
-from harness.modules import Family, Module
+from harness.modules import Module
 from harness.plan import Plan
 from harness.points import Point
 from harness.program import Park
@@ -171,7 +174,7 @@ class Lab:
     @functools.cache  # noqa: B019
     def build(self, folder: str, variant: str, name: str, profile: str) -> Module:
         """Return a compiled variant of a module family."""
-        family = modules.find_family(folder)
+        family = families.find_family(folder)
         kernel = self.kernel(name, profile)
         module = modules.build_module(self.cache, family, variant, kernel, self.progress)
         self.cache.use(module.ko.parent)
@@ -180,8 +183,8 @@ class Lab:
     @functools.cache  # noqa: B019
     def subject(self, folder: str, variant: str, name: str, profile: str, lane: Lane) -> Subject:
         """Return a module ready for trials: compiled, and in a template."""
-        family = modules.find_family(folder)
-        modules.find_variant(family, variant)
+        family = families.find_family(folder)
+        families.find_variant(family, variant)
         kernels.load_recipe(name, profile)
         module = self.build(folder, variant, name, profile)
         return Subject(family, module, module.payload(), name, profile, lane)
@@ -375,7 +378,7 @@ class Lab:
 
     @functools.cache  # noqa: B019
     def _sources(self, subject: Subject) -> str:
-        return modules.sources_digest(subject.family)
+        return modulebuild.sources_digest(subject.family)
 
     def replay_trial(self, found: bundle.Bundle) -> tuple[Trial, tuple[str, ...]]:
         """Return the trial that a bundle holds, and how what it is made of differs from then."""
@@ -468,7 +471,7 @@ def family_scenarios(family: Family, variant: str) -> tuple[Scenario, ...]:
     Raises:
         UsageError: its data file names none.
     """
-    names = modules.find_variant(family, variant).scenarios or family.scenarios
+    names = families.find_variant(family, variant).scenarios or family.scenarios
     if not names:
         raise UsageError(
             f"{family.name}: its module.yaml names no scenario",

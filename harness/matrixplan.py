@@ -16,11 +16,11 @@ from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
-from harness import kernels, modules, scenario, scenario_yaml, seeds, store
+from harness import families, kernels, modulebuild, scenario, scenario_yaml, seeds, store
 from harness.errors import UsageError
+from harness.families import Family
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.machine import Lane
-from harness.modules import Family
 from harness.rates import Claim
 from harness.scenario import Scenario
 from harness.scenario_yaml import Document, Model, Place, near
@@ -107,7 +107,7 @@ class _MatrixModel(Model):
 class Cell:
     """One variant of a module on one kernel in one lane, before it was run."""
 
-    #: What :func:`harness.modules.find_family` is to be given.
+    #: What :func:`harness.families.find_family` is to be given.
     folder: str
     module: str
     variant: str
@@ -169,7 +169,7 @@ class Matrix:
                      cell.promised, cell.stops, cell.skip is not None]
                     for cell in self.cells
                 ],
-                "sources": [modules.sources_digest(modules.find_family(it)) for it in folders],
+                "sources": [modulebuild.sources_digest(families.find_family(it)) for it in folders],
                 "scenarios": [store.digest_file(scenario.find_scenario(plan)) for plan in plans],
             }
         )  # fmt: skip
@@ -431,15 +431,15 @@ class _Expansion:
         # A path is one from the file; a name is a folder under kmods/.
         folder = str(beside) if "/" in name or name.endswith(".ko") else name
         try:
-            return modules.find_family(folder), folder
+            return families.find_family(folder), folder
         except UsageError as error:
-            known = sorted(family.name for family in modules.all_families())
+            known = sorted(family.name for family in families.all_families())
             raise self._document.error(place, error.message + near(name, known)) from error
 
     def _variants(
         self, place: Place, family: Family, names: Sequence[str] | None
     ) -> tuple[str, ...]:
-        self._check_names(place, names or (), lambda name: modules.find_variant(family, name))
+        self._check_names(place, names or (), lambda name: families.find_variant(family, name))
         return tuple(names or family.variants)
 
     def _check_doubles(self, entries: Sequence[_Entry]) -> None:
@@ -454,7 +454,7 @@ class _Expansion:
     def _cell(
         self, kernel: str, profile: str, lane: str, entry: _Entry, variant: str, wanted: range
     ) -> Cell:
-        made = modules.find_variant(entry.family, variant)
+        made = families.find_variant(entry.family, variant)
         cell = Cell(
             folder=entry.folder,
             module=entry.family.name,
@@ -471,7 +471,7 @@ class _Expansion:
 
     def _fitted(self, cell: Cell, entry: _Entry) -> Cell:
         """Return a cell with the scenarios that it can be put through, or with why not."""
-        made = modules.find_variant(entry.family, cell.variant)
+        made = families.find_variant(entry.family, cell.variant)
         if made.expect and made.lane == Lane.SMP.value and cell.lane is Lane.DET:
             return replace(cell, skip="its mistake takes two processors: lane smp")
         why = self._why_not_kernel(cell.kernel, cell.profile)

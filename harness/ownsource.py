@@ -3,7 +3,7 @@
 
 That may be a folder of sources, modules of the kernel's own source, a package for
 DKMS, or a compiled module together with the tree it was built in. Each becomes a
-:class:`~harness.modules.Family`, a kernel and a profile, as :meth:`Lab.subject`
+:class:`~harness.families.Family`, a kernel and a profile, as :meth:`Lab.subject`
 takes them. Nothing of it is written into folders that are not the harness's own.
 """
 
@@ -23,12 +23,12 @@ import yaml
 from harness import (
     archive,
     dkms,
+    families,
     intree,
     kbuildfiles,
     kconfig,
     kernelfiles,
     kernels,
-    modules,
     patched,
     readymade,
     scenario_yaml,
@@ -38,11 +38,11 @@ from harness import (
 from harness.archive import Package
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError, UsageError
+from harness.families import MAIN, Family
 from harness.kbuildfiles import Made
 from harness.kconfigtree import Tree
 from harness.kernelfiles import DEFAULT_KERNEL, DEFAULT_PROFILE, DebianSource
 from harness.lab import Lab
-from harness.modules import MAIN, Family
 from harness.patched import Patch
 
 #: Tried before a kernel is built for the purpose: it has what modules often need.
@@ -161,7 +161,7 @@ def resolve_all(
         main, notes = _package_family(made, dkms, kernel)
     else:
         assert name is not None
-        main, notes = modules.find_family(name), ()
+        main, notes = families.find_family(name), ()
     profile = (
         profile or DEFAULT_PROFILE if not options else _with_options(made, kernel, profile, options)
     )
@@ -181,7 +181,7 @@ def _with_others(own: Own) -> tuple[Own, ...]:
         names = [one.module for one in order if one.module in main.roles.values()]
         for other in dict.fromkeys(names):
             if other != main.roles[MAIN]:
-                found.append(replace(own, family=modules.load_family(main.home, other)))
+                found.append(replace(own, family=families.load_family(main.home, other)))
     return tuple(found)
 
 
@@ -310,18 +310,18 @@ def _in_tree(
     built = made.kernel(kernel, fitting)
     if patch is not None:
         folder = patched.copy(made.cache, source, place, taken, patch)
-        main = modules.load_family(folder)
+        main = families.load_family(folder)
         return _with_others(Own(main, kernel, fitting, tuple(notes)))
-    families = {}
+    compiled = {}
     for one in _main_first(source, place, taken):
         file = built.build / one.folder / f"{one.name}.ko"
         if file.is_file():
-            families[one.module] = modules.find_family(str(file))
+            compiled[one.module] = families.find_family(str(file))
         else:
             notes.append(f"{one.name}: the kernel's build made no {one.name}.ko")
-    if not families:
+    if not compiled:
         raise UsageError(f"--in-tree {place}: no module was made", evidence="\n".join(notes))
-    return tuple(Own(family, kernel, fitting, tuple(notes)) for family in families.values())
+    return tuple(Own(family, kernel, fitting, tuple(notes)) for family in compiled.values())
 
 
 def _main_first(source: Path, place: str, taken: list[Made]) -> tuple[Made, ...]:
@@ -365,7 +365,7 @@ def _package_family(made: Lab, package: str, kernel: str) -> tuple[Family, tuple
     path = cache.build("dkms", key, make, deadline=deadline)
     cache.use(path)
     record = json.loads((path / "dkms.json").read_text())
-    return modules.load_family(path / record["folder"]), tuple(record["notes"])
+    return families.load_family(path / record["folder"]), tuple(record["notes"])
 
 
 def _suites(kernel: str) -> tuple[str, ...]:
@@ -447,7 +447,7 @@ def _adopt(unpacked: Path, into: Path, package: str) -> None:
     data = {
         "name": main,
         "description": f"{conf.package} {conf.version}".strip(),
-        "modules": {MAIN: main, **modules.roles_for(others)},
+        "modules": {MAIN: main, **families.roles_for(others)},
         "build": [] if build == ("",) else list(build),
         "make": list(conf.options),
         "as_made": True,

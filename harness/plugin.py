@@ -19,12 +19,12 @@ from harness import (
     battery,
     bundle,
     checkfile,
+    families,
     kernels,
     lab,
     matrixdoc,
     matrixplan,
     matrixrun,
-    modules,
     ownsource,
     report,
     scenario,
@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _build_file(folder: Path) -> Path:
     """Return the file that stands for a module's folder: pytest collects files."""
-    modules.find_family(os.fspath(folder))
+    families.find_family(os.fspath(folder))
     names = (checkfile.NAME, "Kbuild", "Makefile")
     return next(folder / name for name in names if (folder / name).is_file())
 
@@ -197,7 +197,7 @@ class CheckedFile(pytest.File):
     def collect(self) -> Iterator[CheckItem]:
         """Yield an item for each test, on each kernel that was asked for."""
         try:
-            family = modules.find_family(os.fspath(self.path.parent))
+            family = families.find_family(os.fspath(self.path.parent))
             settings = checkfile.load(family.home, battery.NAMES)
         except UsageError as error:
             raise self.CollectError(str(error)) from error

@@ -17,26 +17,27 @@ from harness import (
     bundle,
     catalogue,
     checkfile,
+    families,
     kernelfiles,
     minimise,
     minimisecommand,
-    modules,
     ownsource,
     report,
     reproduce,
     revision,
     scenario,
     store,
+    uses,
     workloads,
 )
 from harness.bench import Bench, Options, Skipped
 from harness.bugreport import BugReport
 from harness.commands import announce, show_progress
 from harness.errors import ExitStatus, UsageError
+from harness.families import Family
 from harness.kernelfiles import DEFAULT_PROFILE
 from harness.lab import Lab, Subject
 from harness.machine import Lane
-from harness.modules import Family
 from harness.reproduce import Reproduced
 from harness.scenario import Scenario
 
@@ -67,8 +68,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         else:
             place = arguments.module or known.module or _guess(known)
             source = stack.enter_context(revision.unpacked(place, known.revision))
-        family = modules.find_family(source)
-        modules.find_variant(family, variant)
+        family = families.find_family(source)
+        families.find_variant(family, variant)
         out = progress.console
         out.print(f"looking for: {known.title}", markup=False, highlight=False)
         out.print(_which_kernel(known, kernel), markup=False, highlight=False)
@@ -118,7 +119,7 @@ def _guess(known: BugReport) -> str:
         UsageError: there is none.
     """
     for name in known.names:
-        for family in modules.all_families():
+        for family in families.all_families():
             if family.name == name:
                 return name
     named = f"; it names {', '.join(known.names[:5])}" if known.names else ""
@@ -158,9 +159,9 @@ def _workloads(
     except Skipped:
         # It fails so early that loading it is all that can be done.
         return plans
-    groups = workloads.groups(exposed)
+    groups = uses.groups(exposed)
     plans.append(workloads.use(around, groups, 1, turns=_USED_LIVES))
-    plans += [workloads.held(around, one) for one in exposed if workloads.must_pin(one)]
+    plans += [workloads.held(around, one) for one in exposed if uses.must_pin(one)]
     for seed in (1, 2):
         plans += [workloads.users(around, f"users-{one.name}-{seed}", [one], seed, 6)
                   for one in groups]  # fmt: skip

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from harness import (
     catalogue,
+    families,
     kernels,
     klog,
     lab,
-    modules,
     plan,
     points,
     report,
@@ -32,8 +32,8 @@ from harness.plan import Action
 
 def sweep(arguments: argparse.Namespace) -> ExitStatus:
     """Stop a task at every instruction that a module's scenarios reach."""
-    family = modules.find_family(arguments.module)
-    modules.find_variant(family, arguments.variant)
+    family = families.find_family(arguments.module)
+    families.find_variant(family, arguments.variant)
     kernels.load_recipe(arguments.kernel, arguments.profile)
     if arguments.scenario:
         names = [scenario.find_scenario(name) for name in arguments.scenario]
@@ -101,7 +101,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.FINDINGS if done.found else ExitStatus.OK
 
 
-def _scenarios_of(family: modules.Family) -> tuple[scenario.Scenario, ...]:
+def _scenarios_of(family: families.Family) -> tuple[scenario.Scenario, ...]:
     return tuple(scenario.load_scenario(scenario.find_scenario(name)) for name in family.scenarios)
 
 

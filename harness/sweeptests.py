@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from harness import failsweep, failtext, kernels, sweep, workloads
+from harness import failsweep, failtext, kernels, sweep, uses, workloads
 from harness.bench import Bench, Case, Found, Skipped
 from harness.errors import UsageError
 from harness.machine import Lane
 from harness.surfaces import Kind
 from harness.trial import TrialResult
+from harness.uses import Group
 from harness.verdict import Finding
-from harness.workloads import Group
 
 #: Lives before a guest's memory is looked through.
 POINTER_TURNS: Final = 3
@@ -72,7 +72,7 @@ def failures(bench: Bench) -> Iterable[Found]:
     done = failsweep.run(
         bench.made,
         bench.subject(Lane.DET),
-        workloads.in_order(bench.around, _one_of_each(workloads.groups(surfaces))),
+        workloads.in_order(bench.around, _one_of_each(uses.groups(surfaces))),
         workers=bench.options.workers,
         budget_s=bench.options.fail_s,
         # What a load asks for before it calls init is the kernel's, and the same for all.
@@ -110,7 +110,7 @@ def _one_of_each(groups: Iterable[Group]) -> list[Group]:
 
 def pointers(bench: Bench) -> Iterable[Found]:
     """Look through the guest's memory for what still leads to where the module was."""
-    groups = workloads.groups(bench.surfaces)
+    groups = uses.groups(bench.surfaces)
     kernel = bench.made.kernel(bench.options.kernel, bench.options.profile)
     if kernel.vmlinux is None:
         raise Skipped(f"kernel {_kernel_name(bench)} has no debug information to read memory with")

@@ -7,7 +7,7 @@ import argparse
 
 from rich.console import Console
 
-from harness import bundle, catalogue, modules, report, store, verify
+from harness import bundle, catalogue, families, report, store, verify
 from harness.commands import replayed, show_progress
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab, Subject
@@ -19,8 +19,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     found = bundle.load_bundle(arguments.bundle)
     if not found.titles:
         raise UsageError(f"{found.path}: has no finding to look for")
-    family = modules.find_family(arguments.module)
-    modules.find_variant(family, arguments.variant)
+    family = families.find_family(arguments.module)
+    families.find_variant(family, arguments.variant)
     with show_progress() as progress:
         made = Lab(store.Store.open(), progress)
         spec = found.spec

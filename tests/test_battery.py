@@ -12,19 +12,21 @@ from typing import Any, cast
 
 import pytest
 
-from harness import battery, growth, modules, sweeptests, workloads
+from harness import battery, growth, sweeptests, workloads
 from harness import bench as benches
 from harness.bench import Bench, Case, Found, Options, Outcome, Result
 from harness.checkfile import CheckFile
 from harness.errors import GuestError, NotLoadedError, UsageError
+from harness.families import Family
 from harness.lab import Lab, Subject
 from harness.machine import EXECUTOR_DONE, Lane
-from harness.modules import Family, Module
+from harness.modules import Module
 from harness.surfaces import Kind, Surface
 from harness.trial import Trial, TrialResult
+from harness.uses import Group
 from harness.verdict import Evidence, Finding, MemoryScan, Verdict
 from harness.verdict import Kind as Sort
-from harness.workloads import NOTHING, Around, Group
+from harness.workloads import NOTHING, Around
 
 DEVICE = {"ev": "surface", "survey": "loaded", "section": "node", "mode": "20600",
           "number": "240:0", "line": "/dev/m"}  # fmt: skip
@@ -606,14 +608,6 @@ def test_tests_are_chosen_by_name_or_pattern() -> None:
     assert "sweep" in {test.name for test in battery.choose([], sweep_too=True)}
     with pytest.raises(UsageError, match="no test is called 'nonsense'; there are: load,"):
         battery.choose(["nonsense"], sweep_too=False)
-
-
-def test_modinfo_keeps_repeated_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = b"  [     0]  parmtype=a:int\n  [    10]  parmtype=b:bool\n"
-    done = SimpleNamespace(status=0, stdout=shown)
-    monkeypatch.setattr(modules.proc, "run", lambda *args, **rest: done)
-    assert modules.modinfo_fields(Path("m.ko")) == (("parmtype", "a:int"), ("parmtype", "b:bool"))
-    assert modules.modinfo(Path("m.ko")) == {"parmtype": "a:int"}
 
 
 def test_trials_are_made_in_the_lane_of_their_case_and_kept_when_they_fail(

@@ -120,8 +120,8 @@ def command(
 
     monkeypatch.setattr(bisectcommand.bundle, "load_bundle", lambda path: Found())
     family = SimpleNamespace(folder=tmp_path)
-    monkeypatch.setattr(bisectcommand.modules, "find_family", lambda name: family)
-    monkeypatch.setattr(bisectcommand.modules, "find_variant", lambda family, name: None)
+    monkeypatch.setattr(bisectcommand.families, "find_family", lambda name: family)
+    monkeypatch.setattr(bisectcommand.families, "find_variant", lambda family, name: None)
     monkeypatch.setattr(bisectcommand.store.Store, "open", lambda: None)
     monkeypatch.setattr(bisectcommand, "Lab", lambda cache, progress: None)
     monkeypatch.setattr(bisectcommand, "replayed", lambda made, found, progress: None)

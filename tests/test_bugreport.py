@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bugreport, cli, modules, reproducecommand, revision
+from harness import bugreport, cli, families, reproducecommand, revision
 from harness.bugreport import BugReport
 from harness.errors import ExitStatus, ScenarioError, UsageError
 from harness.patched import Patch
@@ -254,12 +254,12 @@ def test_examples_are_complete(path: Path) -> None:
         assert found.patch is not None
         assert found.patch.path.is_file()
     else:
-        family = modules.find_family(module_of(found))
+        family = families.find_family(module_of(found))
         assert found.variant in family.variants
 
 
 def test_every_family_has_an_example_and_so_has_the_kernels_own_source() -> None:
-    known = {family.name for family in modules.all_families()}
+    known = {family.name for family in families.all_families()}
     found = [bugreport.read(path) for path in EXAMPLES]
     assert {one.in_tree or module_of(one) for one in found} == known | {"fs/minix"}
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from harness import catalogue, modules, report
+from harness import catalogue, families, report
 from harness.catalogue import Limits, Outcome
 from harness.machine import Lane
 from harness.report import Row
@@ -18,15 +18,15 @@ def row(variant: str, title: str | None, *expect: str, findings: int = 0) -> Row
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", modules.all_families(), ids=lambda family: family.name)
+@pytest.mark.parametrize("family", families.all_families(), ids=lambda family: family.name)
 def test_each_bad_variant_is_run_once_and_the_good_one_in_both_lanes(
-    family: modules.Family,
+    family: families.Family,
 ) -> None:
     stints = list(catalogue.stints(family, LIMITS, Lane.DET))
     # Last, because it takes longest.
     good = [(stint.variant, stint.lane) for stint in stints[-2:]]
-    assert good == [(modules.GOOD, Lane.DET), (modules.GOOD, Lane.SMP)]
-    bad = [stint for stint in stints if stint.variant != modules.GOOD]
+    assert good == [(families.GOOD, Lane.DET), (families.GOOD, Lane.SMP)]
+    bad = [stint for stint in stints if stint.variant != families.GOOD]
     assert [stint.variant for stint in bad] == [name for name in family.variants if name != "good"]
     assert len(stints) == len(bad) + 2
     assert all(stint.expect for stint in bad)
@@ -35,20 +35,20 @@ def test_each_bad_variant_is_run_once_and_the_good_one_in_both_lanes(
 def test_whole_catalogue_has_31_mistakes_and_at_most_three_need_two_processors() -> None:
     lanes = [
         variant.lane
-        for family in modules.all_families()
+        for family in families.all_families()
         for name, variant in family.variants.items()
-        if name != modules.GOOD
+        if name != families.GOOD
     ]
     assert len(lanes) == 31
     assert sum(lane == "smp" for lane in lanes) <= 3
 
 
 def test_lane_is_taken_unless_a_variant_needs_another() -> None:
-    family = modules.Family(
+    family = families.Family(
         name="m",
         variants={
-            "any": modules.Variant(expect=("x",)),
-            "two": modules.Variant(expect=("x",), lane="smp"),
+            "any": families.Variant(expect=("x",)),
+            "two": families.Variant(expect=("x",), lane="smp"),
         },
     )
     lanes = [[s.lane for s in catalogue.stints(family, LIMITS, lane)] for lane in Lane]
@@ -56,8 +56,8 @@ def test_lane_is_taken_unless_a_variant_needs_another() -> None:
 
 
 def test_leak_is_looked_for_first() -> None:
-    family = modules.Family(
-        name="m", variants={"v": modules.Variant(expect=(r"memory leak in \w+",))}
+    family = families.Family(
+        name="m", variants={"v": families.Variant(expect=(r"memory leak in \w+",))}
     )
     (stint,) = catalogue.stints(family, LIMITS, Lane.DET)
     assert stint.seeds == range(64)

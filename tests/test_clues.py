@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bugreport, clues, modules, ops, reproducecommand, scenario
+from harness import bugreport, clues, families, ops, reproducecommand, scenario
 from harness.scenario import Scenario
 
 REPORTS = Path(__file__).parents[1] / "examples" / "reports"
@@ -139,7 +139,7 @@ def test_words_are_alike_but_for_one_end(word: str, where: str, alike: bool) -> 
 def test_examples_begin_with_the_scenario_that_shows_them(report: str, first: str) -> None:
     """Each with all scenarios of its family, as if nobody knew which one its mistake needs."""
     found = bugreport.read(REPORTS / report)
-    family = modules.find_family(found.module or reproducecommand._guess(found))
+    family = families.find_family(found.module or reproducecommand._guess(found))
     several = [scenario.load_scenario(scenario.find_scenario(one)) for one in family.scenarios]
     assert first in family.variants[found.variant].scenarios
     likely = clues.sort_workloads(several, clues.read_clues(found.title, found.text))

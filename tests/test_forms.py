@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from harness import ascode, aspytest, asscenario, asshell, modules, ops, scenario
+from harness import ascode, aspytest, asscenario, asshell, families, ops, scenario
 from harness.errors import UsageError
 from harness.ops import OPS, Kind, Param, Value
 from harness.program import Actor, Branch, Choose, Loop, Node, Op, Park, Program
 from harness.scenario_compile import compile_program
 from harness.schedules import Schedule
 
-FAMILIES = modules.all_families()
+FAMILIES = families.all_families()
 
 
 def value(param: Param) -> Value:
@@ -243,7 +243,7 @@ SCENARIOS = [(family, name) for family in FAMILIES for name in family.scenarios]
 )
 @pytest.mark.parametrize("lane", ["det", "smp"])
 def test_scenario_made_of_a_program_is_the_program(
-    family: modules.Family, name: str, lane: str
+    family: families.Family, name: str, lane: str
 ) -> None:
     bindings = {
         "mnt": "/mnt", "module": family.name, "ko": f"/payload/{family.name}.ko",

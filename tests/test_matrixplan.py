@@ -302,7 +302,7 @@ def test_example_runs_the_whole_catalogue_on_four_kernels() -> None:
     made = matrixplan.load_matrix(ROOT / "examples" / "matrix.yaml")
     variants = {
         (family.name, variant)
-        for family in matrixplan.modules.all_families()
+        for family in matrixplan.families.all_families()
         for variant in family.variants
     }
     for kernel in ("5.10", "6.1", "6.12", "7.2"):

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, inventory, modules, ownarguments, ownsource, sources, store
+from harness import (
+    cli,
+    families,
+    inventory,
+    modulebuild,
+    ownarguments,
+    ownsource,
+    sources,
+    store,
+)
 from harness.errors import BuildError, ExitStatus, InfrastructureError, UsageError
 from harness.lab import Lab
 from harness.modules import Module
@@ -56,7 +65,7 @@ def write(folder: Path, files: Mapping[str, str]) -> Path:
 
 def compiled(made: Lab, own: Own) -> Module:
     """Compile what was resolved, as trials would."""
-    return made.build(own.target, modules.GOOD, own.kernel, own.profile)
+    return made.build(own.target, families.GOOD, own.kernel, own.profile)
 
 
 def names(found: tuple[Module, ...]) -> list[str]:
@@ -64,7 +73,7 @@ def names(found: tuple[Module, ...]) -> list[str]:
 
 
 def mains(found: tuple[Own, ...]) -> list[str]:
-    return [own.family.roles[modules.MAIN] for own in found]
+    return [own.family.roles[families.MAIN] for own in found]
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -195,14 +204,14 @@ def test_kbuild_files_further_down(made: Lab, tmp_path: Path) -> None:
 def test_what_was_found_in_a_folder_is_no_part_of_its_source(made: Lab, tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", {"Kbuild": "obj-m := mine.o\n", "mine.c": ONE})
     own = ownsource.resolve(made, str(folder), kernel="fake")
-    before = modules.sources_digest(own.family)
+    before = modulebuild.sources_digest(own.family)
     left = ("mine.o", "mine.ko", "mine.mod", "mine.mod.c", ".mine.o.cmd", "Module.symvers",
             "modules.order", "harness.yaml", "runs/x/bundle.json", "runs/x/console.txt",
             ".git/HEAD")  # fmt: skip
     write(folder, dict.fromkeys(left, "x"))
-    assert modules.sources_digest(own.family) == before
+    assert modulebuild.sources_digest(own.family) == before
     write(folder, {"mine.h": ""})
-    assert modules.sources_digest(own.family) != before
+    assert modulebuild.sources_digest(own.family) != before
 
 
 def test_links_are_followed_once(made: Lab, tmp_path: Path) -> None:
@@ -220,7 +229,7 @@ def test_links_are_followed_once(made: Lab, tmp_path: Path) -> None:
 def test_folder_with_more_than_a_modules_sources(
     made: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modules, "_COPY_LIMIT_FILES", 10)
+    monkeypatch.setattr(modulebuild, "_COPY_LIMIT_FILES", 10)
     files = {"Kbuild": "obj-m := mine.o\n", "mine.c": ONE}
     folder = write(tmp_path / "mine", files | {f"{n}.txt": "" for n in range(20)})
     with pytest.raises(UsageError, match=r"holds 22 files, .* at most 10 files"):

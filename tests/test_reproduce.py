@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import modules, plan, reproduce, reproducecommand, scenario
+from harness import families, plan, reproduce, reproducecommand, scenario
 from harness.clues import Likely
 from harness.errors import BuildError, ExitStatus, StorageError, UsageError
 from harness.machine import Lane
@@ -392,7 +392,7 @@ def test_module_without_scenarios_is_used_by_what_it_exposes(
 
     monkeypatch.setattr(reproducecommand, "Bench", FakeBench)
     (tmp_path / "Kbuild").write_text("obj-m := m.o\n")
-    family = modules.find_family(str(tmp_path))
+    family = families.find_family(str(tmp_path))
     arguments = argparse.Namespace(workers=1, bundles=tmp_path)
     plans = reproducecommand._workloads(
         cast(Any, None), family, "good", "6.1", "kasan", arguments, lambda *said: None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import modules
+from harness import families
 from harness.errors import ScenarioError, UsageError
 from harness.scenario import (
     SCENARIOS,
@@ -41,8 +41,8 @@ def test_builtin_scenarios_are_found_by_name() -> None:
         assert scenario.lane("det").bound_us > 0
 
 
-@pytest.mark.parametrize("family", modules.all_families(), ids=lambda family: family.name)
-def test_family_has_a_value_for_all_that_its_scenarios_name(family: modules.Family) -> None:
+@pytest.mark.parametrize("family", families.all_families(), ids=lambda family: family.name)
+def test_family_has_a_value_for_all_that_its_scenarios_name(family: families.Family) -> None:
     known = {"ko", "module", "mnt"} | ({"fstype"} if "filesystem" in family.surfaces else set())
     known |= set(family.surfaces) | {
         f"{w}.{role}" for w in ("ko", "module") for role in family.roles

@@ -9,12 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from harness import cpio, lab, modules, program, scenario, scenario_compile, store
+from harness import (
+    cpio,
+    elf,
+    families,
+    kofile,
+    lab,
+    modules,
+    proc,
+    program,
+    scenario,
+    scenario_compile,
+    store,
+)
 from harness.errors import BuildError, UsageError
+from harness.families import Family
 from harness.kernels import Kernel
 from harness.lab import Subject
 from harness.machine import Lane
-from harness.modules import Family, Module
+from harness.modules import Module
 from harness.program import Actor, Op, Program
 
 KBUILD = "obj-m := base.o user.o\nobj-m += \\\n\tother-one.o\n"
@@ -30,7 +43,7 @@ def family(folder: Path, data: str | None = DATA, kbuild: str = KBUILD) -> Famil
     (folder / "Kbuild").write_text(kbuild)
     if data is not None:
         (folder / "module.yaml").write_text(data)
-    return modules.find_family(str(folder))
+    return families.find_family(str(folder))
 
 
 def test_roles_are_what_the_kernel_calls_the_modules(tmp_path: Path) -> None:
@@ -55,19 +68,19 @@ def test_several_modules_without_a_data_file(tmp_path: Path) -> None:
 
 def test_module_of_several_is_chosen_as_obj_m_calls_it(tmp_path: Path) -> None:
     family(tmp_path, None)
-    chosen = modules.find_family(f"{tmp_path}/user.o")
+    chosen = families.find_family(f"{tmp_path}/user.o")
     assert chosen.roles["main"] == chosen.name == "user"
     assert chosen.home == tmp_path
-    assert modules.find_family(str(chosen.folder)) == chosen
+    assert families.find_family(str(chosen.folder)) == chosen
     with pytest.raises(UsageError, match=r"makes no module nothing; .* base, user, other_one"):
-        modules.find_family(f"{tmp_path}/nothing.o")
+        families.find_family(f"{tmp_path}/nothing.o")
 
 
 def test_module_other_than_the_data_file_says(tmp_path: Path) -> None:
     family(tmp_path)
-    assert modules.find_family(f"{tmp_path}/user.o").roles["core"] == "base"
+    assert families.find_family(f"{tmp_path}/user.o").roles["core"] == "base"
     with pytest.raises(UsageError, match=r"module\.yaml: its main module is user, not base"):
-        modules.find_family(f"{tmp_path}/base.o")
+        families.find_family(f"{tmp_path}/base.o")
 
 
 @pytest.mark.parametrize(
@@ -111,12 +124,12 @@ def fake_tools(monkeypatch: pytest.MonkeyPatch) -> None:
         assert argv[0] == "strip"
         shutil.copyfile(argv[-1], argv[-2])
 
-    monkeypatch.setattr(modules, "modinfo", modinfo)
-    monkeypatch.setattr(modules.proc, "run", run)
+    monkeypatch.setattr(kofile, "modinfo", modinfo)
+    monkeypatch.setattr(proc, "run", run)
 
 
 def build(folder: Path, name: str) -> Module:
-    taken = modules.find_family(str(folder / name))
+    taken = families.find_family(str(folder / name))
     return modules.build_module(store.Store(folder / "cache"), taken, "good", make_kernel(folder))
 
 
@@ -169,7 +182,7 @@ def test_another_version_of_what_is_needed_is_another_module(
 def with_dependents(
     folder: Path, name: str, most: int, kernel: Kernel
 ) -> tuple[Module, tuple[str, ...]]:
-    family = modules.find_family(str(folder / f"{name}.ko"))
+    family = families.find_family(str(folder / f"{name}.ko"))
     cache = store.Store(kernel.path / "cache")
     found = modules.build_module(cache, family, "good", kernel)
     return modules.build_with_dependents(cache, found, family, kernel, most)
@@ -191,7 +204,7 @@ def fake_sections(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UsageError("not a complete ELF file")
         return f"license=GPL\0depends={depends}\0name=x\0".encode()
 
-    monkeypatch.setattr(modules.elf, "read_section", read_section)
+    monkeypatch.setattr(elf, "read_section", read_section)
 
 
 def test_modules_of_the_kernel_that_need_one_of_them_come_with_it(
@@ -245,13 +258,13 @@ def test_dependent_of_another_build_is_left_out(
     fake_tools(monkeypatch)
     fake_sections(monkeypatch)
     tree = make_tree(tmp_path, core="", old="core", new="core", torn="core")
-    plain = modules.modinfo
+    plain = kofile.modinfo
 
     def modinfo(path: Path) -> dict[str, str]:
         found = plain(path)
         return {**found, "vermagic": "6.0.9 SMP "} if path.stem == "old" else found
 
-    monkeypatch.setattr(modules, "modinfo", modinfo)
+    monkeypatch.setattr(kofile, "modinfo", modinfo)
     made, left = with_dependents(tree, "core", 8, make_kernel(tmp_path))
     assert [other.name for _, other in made.others] == ["new"]
     assert left == ("old",)
@@ -346,30 +359,3 @@ def test_any_of_several_modules_can_be_the_target_of_a_sweep(tmp_path: Path) -> 
     assert subject.aimed_at("zback").module is main
     with pytest.raises(UsageError, match="no module 'none'; there are: backend, core, fs, zback"):
         subject.aimed_at("none")
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [("pre: crc32c", ("crc32c",)), ("pre: a b-c post: d pre: e", ("a", "b-c", "e")),
-     ("post: d", ()), ("", ())],
-)  # fmt: skip
-def test_soft_needs_are_what_comes_before(text: str, names: tuple[str, ...]) -> None:
-    assert modules.soft_needs({"softdep": text}) == names
-
-
-def test_soft_need_is_found_by_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {
-        "crc32c_generic": (("vermagic", "6.1-x SMP"), ("alias", "crypto-crc32c"),
-                           ("alias", "crc32c")),
-        "lib-crc": (("vermagic", "6.1-x SMP"), ("depends", "crypto_hash"),
-                    ("softdep", "pre: crc32c built-in-one")),
-    }  # fmt: skip
-    kernel = Kernel("6.1", "x", "6.1-x", "1", "gcc", "0", "k", tmp_path, tmp_path)
-    kernel.build.mkdir(exist_ok=True)
-    for name in fields:
-        (kernel.build / f"{name}.ko").write_bytes(b"")
-    monkeypatch.setattr(modules, "modinfo_fields", lambda path: fields[path.stem])
-    info = modules.load_ko(kernel.build / "lib-crc.ko", kernel)
-    # What is built in, or not there, is nothing to load.
-    assert info["depends"] == "crypto_hash,crc32c_generic"
-    assert modules.own_module(kernel, "crc32c_generic") == kernel.build / "crc32c_generic.ko"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness import disks, surfaces, workloads
+from harness import disks, surfaces, uses, workloads
 from harness.errors import ScenarioError
 from harness.ops import TABLES
 from harness.program import Actor, Choose, Op, Program, walk
@@ -53,25 +53,25 @@ def ops_of(program: Program) -> list[Op]:
 
 
 def test_groups_are_what_one_user_takes() -> None:
-    found = {group.name: len(group.surfaces) for group in workloads.groups(ALL)}
+    found = {group.name: len(group.surfaces) for group in uses.groups(ALL)}
     assert found == {
         "dk0": 1, "brd0": 1, "poolfs": 1, "minix": 1, "dummy0": 1, "dummy": 1,
         "sys-kernel-config-m": 1, "m_user": 1, "sockets-27": 2, "sockets-16": 1,
-        "sysfs-files": workloads.MAX_FILES, "debugfs-files": 1, "configfs-files": 1,
+        "sysfs-files": uses.MAX_FILES, "debugfs-files": 1, "configfs-files": 1,
     }  # fmt: skip
 
 
 def test_what_nobody_uses_has_a_reason() -> None:
     disk = Surface(Kind.DISK_FILESYSTEM, "xfs")
     number = Surface(Kind.NUMBER, "240 bare")
-    left = dict(workloads.not_used((disk, number, *FILES)))
+    left = dict(uses.not_used((disk, number, *FILES)))
     assert "needs a block device" in left[disk]
     assert "no node" in left[number]
     assert sum("beyond the first" in why for why in left.values()) == 3
-    assert number not in dict(workloads.not_used((DEVICE, number)))
+    assert number not in dict(uses.not_used((DEVICE, number)))
 
 
-GROUPS = workloads.groups(ALL)
+GROUPS = uses.groups(ALL)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_every_scenario_becomes_a_program_that_loads_and_unloads(plan: Scenario,
 
 
 def test_filesystem_that_wants_a_disk_has_one_while_it_is_loaded() -> None:
-    program = compiled(workloads.use(NOTHING, workloads.groups([MINIX]), 1))
+    program = compiled(workloads.use(NOTHING, uses.groups([MINIX]), 1))
     (make,) = [node for _, node in walk(program.setup) if isinstance(node, Op)]
     take = program.teardown[-1]
     assert isinstance(take, Op)
@@ -128,7 +128,7 @@ def test_filesystem_that_wants_a_disk_has_one_while_it_is_loaded() -> None:
 
 
 def test_folder_in_configfs_is_there_while_its_files_are_used() -> None:
-    (group,) = workloads.groups([ATTRIBUTE])
+    (group,) = uses.groups([ATTRIBUTE])
     folder = ATTRIBUTE.name.rpartition("/")[0]
     held = workloads.held_files(NOTHING, group)
     for plan in (workloads.use(NOTHING, [group], 1), *workloads.in_order(NOTHING, [group]), held):
@@ -143,7 +143,7 @@ def test_folder_in_configfs_is_there_while_its_files_are_used() -> None:
 
 
 def test_user_of_a_kind_of_interface_sends_through_one_of_his_own() -> None:
-    program = compiled(workloads.users(NOTHING, "x", workloads.groups([LINK]), 1, 2))
+    program = compiled(workloads.users(NOTHING, "x", uses.groups([LINK]), 1, 2))
     users = [actor for actor in program.actors if actor.name.startswith("user")]
     names = []
     for user in users:
@@ -160,7 +160,7 @@ def test_user_of_a_kind_of_interface_sends_through_one_of_his_own() -> None:
 
 
 def test_what_depends_on_the_module_goes_before_it_in_the_end() -> None:
-    (group,) = workloads.groups([ABOVE])
+    (group,) = uses.groups([ABOVE])
     for plan in (workloads.users(NOTHING, "x", [group], 1, 2), workloads.use(NOTHING, [group], 1),
                  workloads.needed_by(NOTHING, ABOVE)):  # fmt: skip
         last = [op.args[0] for op in compiled(plan).teardown if isinstance(op, Op)]
@@ -174,7 +174,7 @@ def test_every_disk_has_a_device_of_its_own() -> None:
     assert len({disks.device(name) for name in disks.KNOWN}) == len(disks.KNOWN)
     for name in disks.KNOWN:
         surface = Surface(Kind.DISK_FILESYSTEM, name)
-        assert compiled(workloads.use(NOTHING, workloads.groups([surface]), 1)).setup
+        assert compiled(workloads.use(NOTHING, uses.groups([surface]), 1)).setup
 
 
 @pytest.mark.skipif(shutil.which("mkfs.minix") is None, reason="nothing to compare with")
@@ -224,7 +224,7 @@ def test_sockets_are_tried_before_and_after_the_load() -> None:
 
 
 def test_each_socket_is_opened_used_and_closed() -> None:
-    (group,) = workloads.groups(SOCKETS)
+    (group,) = uses.groups(SOCKETS)
     for plan in (workloads.use(NOTHING, [group], 3), *workloads.in_order(NOTHING, [group])):
         ops = ops_of(compiled(plan))
         opened = [op.args for op in ops if op.name == "open_socket"]
@@ -248,8 +248,8 @@ def test_a_held_socket_refuses_unload() -> None:
 
 def test_protocol_without_a_socket_has_a_reason() -> None:
     protocol = Surface(Kind.PROTOCOL, "M")
-    assert dict(workloads.not_used((protocol,)))[protocol].startswith("no socket can be opened")
-    assert protocol not in dict(workloads.not_used((protocol, NETLINK)))
+    assert dict(uses.not_used((protocol,)))[protocol].startswith("no socket can be opened")
+    assert protocol not in dict(uses.not_used((protocol, NETLINK)))
 
 
 def test_a_held_device_refuses_unload_and_lets_go_after_the_last_release() -> None:
@@ -360,7 +360,7 @@ def test_who_only_uses_a_device_leaves_nothing_out() -> None:
     acts = {"read", "write", "pread", "pwrite", "lseek", "poll", "fsync", "mmap", "touch", "ioctl"}
     orders = set()
     for seed in range(1, 6):
-        plan = workloads.use(NOTHING, workloads.groups([DEVICE]), seed)
+        plan = workloads.use(NOTHING, uses.groups([DEVICE]), seed)
         names = [op.name for op in ops_of(compiled(plan))]
         assert acts <= set(names)
         # With the device open for both: what cannot be opened otherwise is tried before.
@@ -373,7 +373,7 @@ def test_who_only_uses_a_device_leaves_nothing_out() -> None:
 
 def test_device_is_asked_what_its_module_knows() -> None:
     (device,) = surfaces.with_requests([DEVICE], (0x6B01, 0xC0086B02))
-    groups = workloads.groups([device])
+    groups = uses.groups([device])
     for plan in (workloads.use(NOTHING, groups, 1), *workloads.in_order(NOTHING, groups),
                  workloads.users(NOTHING, "x", groups, 1, 2)):  # fmt: skip
         asked = {op.args[1] for op in ops_of(compiled(plan)) if op.name == "ioctl"}
@@ -381,7 +381,7 @@ def test_device_is_asked_what_its_module_knows() -> None:
 
 
 def test_who_only_uses_files_takes_each() -> None:
-    (group,) = workloads.groups(FILES)
+    (group,) = uses.groups(FILES)
     ops = ops_of(compiled(workloads.use(NOTHING, [group], 1)))
     read = {op.args[1] for op in ops if op.name == "open"}
     written = {op.args[0] for op in ops if op.name == "write_file"}

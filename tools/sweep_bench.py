@@ -32,7 +32,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness import lab, modules, scenario, schedules, store, sweep
+from harness import families, lab, scenario, schedules, store, sweep
 from harness.kernels import DEFAULT_KERNEL, DEFAULT_PROFILE
 from harness.lab import Lab
 from harness.machine import Lane
@@ -79,7 +79,7 @@ def cpu_s() -> float:
 
 
 def search(
-    made: Lab, family: modules.Family, variant: str, arm: str, seed: int, budget_s: float,
+    made: Lab, family: families.Family, variant: str, arm: str, seed: int, budget_s: float,
     kernel: str, profile: str,
 ) -> Run:  # fmt: skip
     """Look for a variant's mistake once."""
@@ -232,8 +232,8 @@ def main() -> int:
             arguments.variant or list(RACY), arguments.arm or list(ARMS), arguments.runs
         ):
             name, _, mistake = variant.partition(":")
-            family = modules.find_family(name)
-            modules.find_variant(family, mistake)
+            family = families.find_family(name)
+            families.find_variant(family, mistake)
             progress(f"{variant} {arm} (run {seed})", None)
             run = search(
                 made, family, mistake, arm, seed, arguments.budget, arguments.kernel,

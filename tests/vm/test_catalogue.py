@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import lab, modules, report, trial
+from harness import families, lab, report, trial
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.plugin import RunScenario
@@ -19,13 +19,13 @@ from harness.verdict import Verdict
 
 pytestmark = pytest.mark.vm
 
-FAMILIES = modules.all_families()
+FAMILIES = families.all_families()
 SCENARIOS = [(family, plan) for family in FAMILIES for plan in family.scenarios]
 BAD = [
     pytest.param(family, name, id=f"{family.name}-{name}")
     for family in FAMILIES
     for name in family.variants
-    if name != modules.GOOD
+    if name != families.GOOD
 ]
 
 #: Seeds after which a bad variant must have shown itself, by lane. One that needs
@@ -33,7 +33,7 @@ BAD = [
 SEEDS = {Lane.DET: range(1, 13), Lane.SMP: range(1, 257)}
 
 
-def trials_of(made: Lab, family: modules.Family, variant: str, seeds: range) -> list[Trial]:
+def trials_of(made: Lab, family: families.Family, variant: str, seeds: range) -> list[Trial]:
     lane = Lane(family.variants[variant].lane)
     subject = made.subject(str(family.folder), variant, "6.1", "kasan", lane)
     plans = lab.family_scenarios(family, variant)
@@ -41,7 +41,7 @@ def trials_of(made: Lab, family: modules.Family, variant: str, seeds: range) -> 
 
 
 def first_finding(
-    made: Lab, family: modules.Family, variant: str
+    made: Lab, family: families.Family, variant: str
 ) -> tuple[trial.Trial, TrialResult]:
     seeds = SEEDS[Lane(family.variants[variant].lane)]
     for ready in trials_of(made, family, variant, seeds):
@@ -55,14 +55,14 @@ def first_finding(
     ("family", "plan"), SCENARIOS, ids=[f"{family.name}-{plan}" for family, plan in SCENARIOS]
 )
 def test_good_module_shows_nothing(
-    run_scenario: RunScenario, family: modules.Family, plan: str
+    run_scenario: RunScenario, family: families.Family, plan: str
 ) -> None:
     assert run_scenario(family.folder, plan, seed=1).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_good_module_shows_nothing_in_smp(
-    run_scenario: RunScenario, family: modules.Family
+    run_scenario: RunScenario, family: families.Family
 ) -> None:
     result = run_scenario(family.folder, family.scenarios[-1], seed=1, lane="smp")
     assert result.verdict is Verdict.PASS
@@ -70,7 +70,7 @@ def test_good_module_shows_nothing_in_smp(
 
 @pytest.mark.parametrize(("family", "variant"), BAD)
 def test_mistake_is_caught_by_its_own_title_and_is_clean_once_mended(
-    harness_lab: Lab, tmp_path: Path, family: modules.Family, variant: str
+    harness_lab: Lab, tmp_path: Path, family: families.Family, variant: str
 ) -> None:
     ready, result = first_finding(harness_lab, family, variant)
     titles = [finding.title for finding in result.findings]
@@ -83,7 +83,7 @@ def test_mistake_is_caught_by_its_own_title_and_is_clean_once_mended(
             assert trial.run_trial(again).findings == ()
 
 
-def mend(family: modules.Family, variant: str, folder: Path) -> modules.Family:
+def mend(family: families.Family, variant: str, folder: Path) -> families.Family:
     """Return the same family with one line mended, in a folder of its own."""
     shutil.copytree(data_dir("kmods"), folder / "kmods")
     own = folder / "kmods" / family.folder.name
@@ -94,4 +94,4 @@ def mend(family: modules.Family, variant: str, folder: Path) -> modules.Family:
         places += text.count(mistake)
         path.write_text(text.replace(mistake, "0"))
     assert places, f"{mistake} stands nowhere in {family.name}"
-    return modules.load_family(own)
+    return families.load_family(own)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import battery, bundle, checkfile, cli, modules, trial
+from harness import battery, bundle, checkfile, cli, families, trial
 from harness.bench import Bench, Options, Outcome, Result
 from harness.errors import ExitStatus
 from harness.lab import Lab
@@ -22,7 +22,7 @@ PARLEY = MISBEHAVE.with_name("parley")
 
 
 def bench(made: Lab, folder: str, variant: str, bundles: Path) -> Bench:
-    family = modules.find_family(folder)
+    family = families.find_family(folder)
     options = Options("6.1", "kasan", (Lane.DET,), 1, 2, bundles, variant)
     settings = checkfile.load(family.folder, battery.NAMES)
     return Bench(made, family, settings, options, lambda what, done: None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, failstack, failsweep, failtext, lab, modules, scenario, trial
+from harness import bundle, failstack, failsweep, failtext, families, lab, scenario, trial
 from harness.failsites import FailSweep, Site, Verdict
 from harness.lab import Lab, Subject
 from harness.machine import Lane
@@ -69,7 +69,7 @@ def write_module(folder: Path, forgets: int = 0, answer: str = "-ENOMEM") -> str
 
 
 def sweep_of(made: Lab, folder: str) -> tuple[Subject, FailSweep]:
-    subject = made.subject(folder, modules.GOOD, "6.1", "kasan", Lane.DET)
+    subject = made.subject(folder, families.GOOD, "6.1", "kasan", Lane.DET)
     workloads = [scenario.load_scenario(scenario.find_scenario("cycle"))]
     # What the kernel does of a load before init is the same for every module.
     return subject, failsweep.run(
@@ -139,7 +139,7 @@ def test_failure_that_is_called_success_is_found(harness_lab: Lab, tmp_path: Pat
 
 def test_error_path_of_a_mount_is_walked(harness_lab: Lab) -> None:
     """The mount fails when it is known to the core, and is not made unknown."""
-    family = modules.find_family("tmem")
+    family = families.find_family("tmem")
     subject = harness_lab.subject(
         str(family.folder), "mount-error-skips-invalidate", "6.1", "kasan", Lane.DET
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import lab, modules, trial
+from harness import families, lab, trial
 from harness.deadline import Deadline
 from harness.errors import HarnessError
 from harness.lab import Lab
@@ -33,7 +33,7 @@ def test_it(run_scenario, seed):
 
 
 def good_trial(made: Lab) -> trial.Trial:
-    family = modules.find_family("poolfs")
+    family = families.find_family("poolfs")
     subject = made.subject(str(family.folder), "good", "6.1", "kasan", Lane.DET)
     return made.trial(subject, lab.family_scenarios(family, "good")[1], 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import modules, proc
+from harness import families, proc
 from harness.deadline import Deadline
 from harness.lab import Lab
 from harness.resources import data_dir
@@ -18,7 +18,7 @@ from harness.resources import data_dir
 pytestmark = pytest.mark.vm
 
 FOLDERS = sorted({path.parent for path in data_dir("kmods").rglob("*.[ch]")})
-FAMILIES = modules.all_families()
+FAMILIES = families.all_families()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -36,7 +36,7 @@ def test_checkpatch_has_nothing_to_say(harness_lab: Lab, folder: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_sparse_has_nothing_to_say(
-    harness_lab: Lab, tmp_path: Path, family: modules.Family
+    harness_lab: Lab, tmp_path: Path, family: families.Family
 ) -> None:
     kernel = harness_lab.kernel("6.1", "kasan")
     shutil.copytree(data_dir("kmods"), tmp_path / "kmods")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, cli, corefile, lab, lookinside, modules, proc, scenario
+from harness import bundle, cli, corefile, families, lab, lookinside, proc, scenario
 from harness.deadline import Deadline
 from harness.errors import ExitStatus, UsageError
 from harness.lab import Lab
@@ -25,7 +25,7 @@ SEEDS = range(1, 13)
 def finding(
     made: Lab, family: str, variant: str, name: str
 ) -> tuple[lab.Subject, Trial, TrialResult]:
-    folder = str(modules.find_family(family).folder)
+    folder = str(families.find_family(family).folder)
     subject = made.subject(folder, variant, "6.1", "kasan", Lane.DET)
     plan = scenario.load_scenario(scenario.find_scenario(name))
     trials = (made.trial(subject, plan, seed) for seed in SEEDS)
@@ -99,7 +99,7 @@ def test_stop_that_never_comes_or_lies_too_early_is_said(harness_lab: Lab, tmp_p
 def test_plan_says_where_the_debugger_stops(harness_lab: Lab) -> None:
     from harness import plan as plans
 
-    folder = str(modules.find_family("lastret").folder)
+    folder = str(families.find_family("lastret").folder)
     subject = harness_lab.subject(folder, "good", "6.1", "kasan", Lane.DET)
     workload = lab.family_scenarios(subject.family, "good")[0]
     point = next(one for one in harness_lab.points(subject.module.ko)

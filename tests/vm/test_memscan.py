@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, lab, modules, scenario, trial
+from harness import bundle, families, lab, scenario, trial
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.program import Program
@@ -23,7 +23,7 @@ LEAVER = Path(__file__).parent.parent / "data" / "leaver"
 def prepare(
     made: Lab, folder: str, variant: str, name: str, cycles: int, *, scan: bool = True
 ) -> tuple[lab.Subject, Trial]:
-    family = modules.find_family(folder)
+    family = families.find_family(folder)
     subject = made.subject(str(family.folder), variant, "6.1", "kasan", Lane.DET)
     plan = scenario.load_scenario(scenario.find_scenario(name))
     return subject, made.trial(subject, plan, 1, scan=scan, cycles=cycles)

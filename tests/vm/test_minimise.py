@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, cli, lab, modules, scenario, shrink
+from harness import bundle, cli, families, lab, scenario, shrink
 from harness.deadline import Deadline
 from harness.errors import ExitStatus, GuestError
 from harness.guest import start_guest
@@ -33,7 +33,7 @@ def stress_bundle(harness_lab: Lab, tmp_path_factory: pytest.TempPathFactory) ->
 
 def bundle_of(made: Lab, variant: str, name: str, root: Path) -> Path:
     """Return the bundle of what the first seed shows that shows anything of a poolfs."""
-    folder = modules.find_family("poolfs").folder
+    folder = families.find_family("poolfs").folder
     subject = made.subject(str(folder), variant, "6.1", "kasan", Lane.DET)
     plan = scenario.load_scenario(scenario.find_scenario(name))
     trials = (made.trial(subject, plan, seed) for seed in SEEDS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import kernels, ownsource, scenario, workloads
+from harness import kernels, ownsource, scenario, uses, workloads
 from harness.errors import BuildError
 from harness.lab import Lab
 from harness.machine import Lane
@@ -173,7 +173,7 @@ def test_fix_that_is_taken_back_is_missed(harness_lab: Lab, tmp_path: Path, reve
     change.write_text(HARMLESS)
     patch = Patch(examples / "minix-barrier.patch", True) if reverse else Patch(change)
     own = ownsource.resolve(harness_lab, in_tree="fs/minix", patch=patch)
-    group = workloads.groups([Surface(Kind.DISK_FILESYSTEM, "minix")])
+    group = uses.groups([Surface(Kind.DISK_FILESYSTEM, "minix")])
     # Whether a life ends within a grace period of its unmount is a matter of when a tick comes.
     plan = workloads.use(workloads.NOTHING, group, 1, turns=20)
     subject = harness_lab.subject(own.target, "good", own.kernel, own.profile, Lane.DET)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, lab, modules, trial, verdict
+from harness import bundle, families, lab, trial, verdict
 from harness.lab import Lab
 from harness.machine import Lane
 from harness.program import Program
@@ -15,12 +15,12 @@ from harness.trial import Trial
 
 pytestmark = pytest.mark.vm
 
-HOOKNET = modules.find_family("hooknet")
+HOOKNET = families.find_family("hooknet")
 
 
 def scheduled(made: Lab, seed: int) -> Trial:
-    subject = made.subject(str(HOOKNET.folder), modules.GOOD, "6.1", "kasan", Lane.DET)
-    return made.trial(subject, lab.family_scenarios(HOOKNET, modules.GOOD)[0], seed, 3)
+    subject = made.subject(str(HOOKNET.folder), families.GOOD, "6.1", "kasan", Lane.DET)
+    return made.trial(subject, lab.family_scenarios(HOOKNET, families.GOOD)[0], seed, 3)
 
 
 def changed(ready: Trial, **fields: object) -> Trial:
@@ -38,7 +38,7 @@ def test_schedule_decides_and_replays(harness_lab: Lab, tmp_path: Path) -> None:
     first = trial.run_trial(ready)
     assert first.findings == ()
     payload = harness_lab.subject(
-        str(HOOKNET.folder), modules.GOOD, "6.1", "kasan", Lane.DET
+        str(HOOKNET.folder), families.GOOD, "6.1", "kasan", Lane.DET
     ).archive
     path = bundle.write_bundle(tmp_path, ready, first, payload, "")
     assert "Who runs first: " in (path / "README.md").read_text()

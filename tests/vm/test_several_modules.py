@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, klog, lab, modules, trial
+from harness import bundle, families, klog, lab, trial
 from harness.deadline import Deadline
 from harness.guest import Guest
 from harness.lab import Lab
@@ -19,7 +19,7 @@ from harness.verdict import Kind, Verdict
 
 pytestmark = pytest.mark.vm
 
-TMEM = modules.find_family("tmem")
+TMEM = families.find_family("tmem")
 SEEDS = range(1, 13)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, lab, modules, plan, scenario, sweep, trial, verdict
+from harness import bundle, families, lab, plan, scenario, sweep, trial, verdict
 from harness.lab import Lab, Subject
 from harness.machine import Lane
 from harness.plan import Action, Plan
@@ -18,19 +18,19 @@ from harness.sweep import Sweep, Verdict
 pytestmark = pytest.mark.vm
 
 DATA = Path(__file__).parent.parent / "data"
-LASTRET = modules.find_family("lastret")
+LASTRET = families.find_family("lastret")
 MISTAKE = "put-then-return"
 
 
-def subject_of(made: Lab, family: modules.Family, variant: str) -> Subject:
+def subject_of(made: Lab, family: families.Family, variant: str) -> Subject:
     return made.subject(str(family.folder), variant, "6.1", "kasan", Lane.DET)
 
 
-def workloads_of(family: modules.Family) -> tuple[Scenario, ...]:
-    return lab.family_scenarios(family, modules.GOOD)
+def workloads_of(family: families.Family) -> tuple[Scenario, ...]:
+    return lab.family_scenarios(family, families.GOOD)
 
 
-def sweep_of(made: Lab, family: modules.Family, variant: str, **fields: object) -> Sweep:
+def sweep_of(made: Lab, family: families.Family, variant: str, **fields: object) -> Sweep:
     subject = subject_of(made, family, variant)
     return sweep.run_sweep(
         made, subject, workloads_of(family), seed=1, cycles=1, workers=1, **fields
@@ -46,7 +46,7 @@ def park(
     with one in 24 the mounter takes the filesystem away before any user has opened a file.
     """
     found = scenario.load_scenario(scenario.find_scenario(workload))
-    subject = subject_of(made, modules.find_family(family), variant)
+    subject = subject_of(made, families.find_family(family), variant)
     for seed in range(1, 7):
         done = sweep.run_sweep(
             made, subject, [found], seed=seed, cycles=cycles, workers=1, given=[plan.parse(text)]
@@ -113,7 +113,7 @@ OPENED_AGAIN = OPEN_MEANWHILE.replace(
     ids=["opened", "unloaded", "opened-again"],
 )
 @pytest.mark.parametrize(
-    ("variant", "wanted"), [(modules.GOOD, Verdict.PROTECTED), (MISTAKE, Verdict.FINDING)]
+    ("variant", "wanted"), [(families.GOOD, Verdict.PROTECTED), (MISTAKE, Verdict.FINDING)]
 )
 def test_reference_of_another_protects_nobody(
     harness_lab: Lab, variant: str, wanted: Verdict, text: str
@@ -133,7 +133,7 @@ def test_reference_of_another_protects_nobody(
 
 
 def test_correct_twin_shows_nothing(harness_lab: Lab) -> None:
-    done = sweep_of(harness_lab, LASTRET, modules.GOOD)
+    done = sweep_of(harness_lab, LASTRET, families.GOOD)
     assert done.found == {}
     totals = done.totals()
     assert totals["protected"] > 20
@@ -145,7 +145,7 @@ def test_correct_twin_shows_nothing(harness_lab: Lab) -> None:
 
 
 def test_trace_leaves_the_trial_as_it_was(harness_lab: Lab) -> None:
-    subject = subject_of(harness_lab, LASTRET, modules.GOOD)
+    subject = subject_of(harness_lab, LASTRET, families.GOOD)
     (workload,) = workloads_of(LASTRET)
     never = Plan("*", "lastret_open", 0, 10**15)
     ready = harness_lab.parked_trial(subject, workload, 1, never, 1)
@@ -157,7 +157,7 @@ def test_trace_leaves_the_trial_as_it_was(harness_lab: Lab) -> None:
 
 def test_profile_agrees_with_breakpoints(harness_lab: Lab) -> None:
     """A second source for the hits: the plan's own event counts them too."""
-    subject = subject_of(harness_lab, LASTRET, modules.GOOD)
+    subject = subject_of(harness_lab, LASTRET, families.GOOD)
     (workload,) = workloads_of(LASTRET)
     reached, _, _ = sweep.profile(harness_lab, subject, workload, seed=1, cycles=3)
     entry = next(reach for reach in reached if reach.point.name == "lastret_open+0x0")
@@ -254,7 +254,7 @@ teardown:
 def test_driver_is_unbound_under_a_reader(harness_lab: Lab, variant: str, tmp_path: Path) -> None:
     (tmp_path / "read-one.yaml").write_text(READ_ONE)
     found = scenario.load_scenario(tmp_path / "read-one.yaml")
-    subject = subject_of(harness_lab, modules.load_family(DATA / "unbound"), variant)
+    subject = subject_of(harness_lab, families.load_family(DATA / "unbound"), variant)
     given = [plan.parse("user unbound_read+0x0 #1 then unbind")]
     done = sweep.run_sweep(
         harness_lab, subject, [found], seed=1, cycles=None, workers=1, given=given

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import bundle, lab, modules, proc, report, trial
+from harness import bundle, families, lab, proc, report, trial
 from harness.errors import BuildError
 from harness.lab import Lab
 from harness.machine import Lane
 
 pytestmark = pytest.mark.vm
 
-POOLFS = modules.find_family("poolfs")
+POOLFS = families.find_family("poolfs")
 #: Seeds after which a bad variant must have shown itself, and what a bug of the
 #: harness would cost in time if it never does.
 SEEDS = range(1, 13)

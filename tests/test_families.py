@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import modules, scenario
-from harness.errors import BuildError, UsageError
-from harness.kernels import Kernel
+from harness import families, scenario
+from harness.errors import UsageError
 
 
 def make(folder: Path, kbuild: str = "obj-m := foo.o\n", data: str | None = None) -> Path:
@@ -18,23 +17,23 @@ def make(folder: Path, kbuild: str = "obj-m := foo.o\n", data: str | None = None
 
 
 def test_family_is_found_by_name_and_by_folder(tmp_path: Path) -> None:
-    assert modules.find_family("poolfs").name == "poolfs"
-    assert modules.find_family(str(make(tmp_path / "x"))).name == "foo"
+    assert families.find_family("poolfs").name == "poolfs"
+    assert families.find_family(str(make(tmp_path / "x"))).name == "foo"
 
 
 def test_unknown_family_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"module 'nothing': no such folder.*poolfs"):
-        modules.find_family("nothing")
+        families.find_family("nothing")
 
 
 def test_folder_without_kbuild(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no Kbuild file in it"):
-        modules.find_family(str(tmp_path))
+        families.find_family(str(tmp_path))
 
 
 def test_kbuild_without_a_module(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names no obj-m"):
-        modules.find_family(str(make(tmp_path / "x", kbuild="# nothing\n")))
+        families.find_family(str(make(tmp_path / "x", kbuild="# nothing\n")))
 
 
 @pytest.mark.parametrize(
@@ -52,36 +51,23 @@ def test_kbuild_without_a_module(tmp_path: Path) -> None:
 )
 def test_malformed_data_file(tmp_path: Path, data: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        modules.find_family(str(make(tmp_path / "x", data=data)))
+        families.find_family(str(make(tmp_path / "x", data=data)))
 
 
 def test_unknown_variant_lists_the_known_ones() -> None:
-    family = modules.find_family("poolfs")
+    family = families.find_family("poolfs")
     with pytest.raises(UsageError, match=r"variant 'nothing' of poolfs: unknown; known: good, "):
-        modules.find_variant(family, "nothing")
+        families.find_variant(family, "nothing")
 
 
-def test_file_that_is_no_module(tmp_path: Path) -> None:
-    (tmp_path / "x.ko").write_bytes(b"nonsense")
-    with pytest.raises(BuildError, match="not a kernel module"):
-        modules.modinfo(tmp_path / "x.ko")
-
-
-def test_module_built_for_another_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "modinfo", lambda path: {"vermagic": "5.4.0 SMP mod_unload "})
-    kernel = Kernel("6.1", "kasan", "6.1.1-kasan", "1", "gcc", "0", "k", tmp_path, tmp_path)
-    with pytest.raises(BuildError, match=r"built for kernel 5\.4\.0, not for 6\.1\.1-kasan"):
-        modules.load_ko(tmp_path / "x.ko", kernel)
-
-
-FAMILIES = modules.all_families()
+FAMILIES = families.all_families()
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_each_bad_variant_says_what_it_is_caught_by(family: modules.Family) -> None:
-    assert modules.GOOD in family.variants
+def test_each_bad_variant_says_what_it_is_caught_by(family: families.Family) -> None:
+    assert families.GOOD in family.variants
     for name, variant in family.variants.items():
-        if name == modules.GOOD:
+        if name == families.GOOD:
             assert not variant.expect
             continue
         assert variant.mistake, name
@@ -94,14 +80,14 @@ def test_each_bad_variant_says_what_it_is_caught_by(family: modules.Family) -> N
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_each_family_offers_what_its_scenarios_need(family: modules.Family) -> None:
+def test_each_family_offers_what_its_scenarios_need(family: families.Family) -> None:
     assert family.scenarios
     for name in family.scenarios:
         plan = scenario.load_scenario(scenario.find_scenario(name))
         assert set(plan.surfaces) <= family.offers
 
 
-def kbuild_mistakes(family: modules.Family) -> list[str]:
+def kbuild_mistakes(family: families.Family) -> list[str]:
     text = (family.folder / "Kbuild").read_text().replace("\\\n", " ")
     found = re.search(r"^mistakes := (.*)$", text, re.MULTILINE)
     assert found, f"{family.name}: its Kbuild file sets no mistakes"
@@ -109,39 +95,15 @@ def kbuild_mistakes(family: modules.Family) -> list[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_kbuild_and_data_file_name_the_same_variants(family: modules.Family) -> None:
-    assert [modules.GOOD, *kbuild_mistakes(family)] == list(family.variants)
+def test_kbuild_and_data_file_name_the_same_variants(family: families.Family) -> None:
+    assert [families.GOOD, *kbuild_mistakes(family)] == list(family.variants)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_each_mistake_stands_in_the_source_under_its_name(family: modules.Family) -> None:
+def test_each_mistake_stands_in_the_source_under_its_name(family: families.Family) -> None:
     folders = (family.folder, family.folder.parent / "include")
     text = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.[ch]"))
     used = set(re.findall(r"\bMISTAKE\((\w+)\)", text))
-    for name in family.variants.keys() - {modules.GOOD}:
+    for name in family.variants.keys() - {families.GOOD}:
         assert name.replace("-", "_") in used, name
         assert f"Mistake {name}:" in text, name
-
-
-def made_kernel(folder: Path, release: str) -> Kernel:
-    (folder / "kernel" / "k" / "build").mkdir(parents=True)
-    return Kernel(
-        name="k", profile="p", release=release, version="1", compiler="gcc", config_sha256="0",
-        key="k", path=folder / "kernel" / "k", source=folder / "source",
-    )  # fmt: skip
-
-
-def test_module_is_compiled_under_a_name_that_is_the_same_everywhere(tmp_path: Path) -> None:
-    kernel = made_kernel(tmp_path, "6.12.3-kasan")
-    tree = tmp_path / "module" / "x" / "src"
-    assert modules._seen_from(kernel, tree) == "../../../module/x/src"
-    maps = modules._prefix_maps(kernel, tree).split()
-    assert f"-fdebug-prefix-map={tmp_path}/source/=" in maps
-    assert f"-ffile-prefix-map={tree}/=" in maps
-    assert "-ffile-prefix-map=../../../module/x/src/=" in maps
-
-
-def test_module_has_its_whole_path_where_make_works_in_its_folder(tmp_path: Path) -> None:
-    kernel = made_kernel(tmp_path, "6.13.0")
-    tree = tmp_path / "module" / "x" / "src"
-    assert modules._seen_from(kernel, tree) == str(tree)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from pathlib import Path
+
+from harness import modulebuild
+from harness.kernels import Kernel
+
+
+def made_kernel(folder: Path, release: str) -> Kernel:
+    (folder / "kernel" / "k" / "build").mkdir(parents=True)
+    return Kernel(
+        name="k", profile="p", release=release, version="1", compiler="gcc", config_sha256="0",
+        key="k", path=folder / "kernel" / "k", source=folder / "source",
+    )  # fmt: skip
+
+
+def test_module_is_compiled_under_a_name_that_is_the_same_everywhere(tmp_path: Path) -> None:
+    kernel = made_kernel(tmp_path, "6.12.3-kasan")
+    tree = tmp_path / "module" / "x" / "src"
+    assert modulebuild._seen_from(kernel, tree) == "../../../module/x/src"
+    maps = modulebuild._prefix_maps(kernel, tree).split()
+    assert f"-fdebug-prefix-map={tmp_path}/source/=" in maps
+    assert f"-ffile-prefix-map={tree}/=" in maps
+    assert "-ffile-prefix-map=../../../module/x/src/=" in maps
+
+
+def test_module_has_its_whole_path_where_make_works_in_its_folder(tmp_path: Path) -> None:
+    kernel = made_kernel(tmp_path, "6.13.0")
+    tree = tmp_path / "module" / "x" / "src"
+    assert modulebuild._seen_from(kernel, tree) == str(tree)
