@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from harness import (
@@ -410,6 +410,14 @@ def name_load(
     if "end" not in names:
         first = findings[0].title if findings else "the guest did not reach the end"
         return findings, f"see load: {first}"
+    for event in events:
+        if event["ev"] == "unexpected" and event["where"].startswith("needs"):
+            operation, path = event["op"].split()[:2]
+            if operation == "finit_module":
+                return findings, (
+                    f"it does not load: {PurePosixPath(path).stem}, which it needs, returned"
+                    f" {event['errno']}; the guest's console may say why"
+                )
     if not loaded["ok"]:
         said = ", ".join(loaded) or "nothing"
         return findings, f"it does not load: finit_module returned {said}"

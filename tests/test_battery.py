@@ -187,12 +187,18 @@ def test_document_has_what_is_promised() -> None:
         ((sums("finit_module", ENODEV=1), END),
          [Finding(Sort.ERRNO, "errno: finit_module returned ENODEV")],
          "errno: finit_module returned ENODEV", "it does not load: finit_module returned ENODEV"),
+        (({"ev": "unexpected", "where": "needs[2]", "op": "finit_module /payload/common.ko % -",
+           "errno": "ENOENT"}, END),
+         [Finding(Sort.ERRNO, "errno: finit_module returned ENOENT")],
+         "errno: finit_module returned ENOENT",
+         "it does not load: common, which it needs, returned ENOENT; the guest's console may say"
+         " why"),
         ((sums("finit_module", ok=1), sums("delete_module", EBUSY=1), END),
          [Finding(Sort.ERRNO, "errno: delete_module returned EBUSY")],
          "errno: delete_module returned EBUSY",
          "it cannot be unloaded: delete_module returned EBUSY"),
     ],
-    ids=["panics", "init-hangs", "exit-hangs", "refuses", "stays"],
+    ids=["panics", "init-hangs", "exit-hangs", "refuses", "need-refuses", "stays"],
 )  # fmt: skip
 def test_module_that_misbehaves_has_one_verdict_and_the_rest_says_why(
     events: tuple[dict[str, Any], ...], findings: list[Finding], title: str, why: str
