@@ -159,6 +159,9 @@ def made_of(trial: Trial) -> dict[str, str]:
         "kernel source": base.kernel.version,
         "kernel release": base.kernel.release,
         "kernel configuration": base.kernel.config_sha256,
+        # KASAN's records of variables hold file names as the compiler was given them, so that
+        # the same sources make another kernel in another place.
+        "kernel image": store.digest_file(base.kernel.bzimage),
         "compiler": base.kernel.compiler,
         "image": base.image.key,
         "qemu": base.qemu_version(),

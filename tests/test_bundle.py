@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -271,6 +272,29 @@ def test_kernel_is_named_and_not_placed() -> None:
         SimpleNamespace(), b"", 1.0, {},
     )  # type: ignore[arg-type]  # fmt: skip
     assert bundle._movable(trial).spec.kernel == "mine"
+
+
+def test_kernel_that_was_compiled_elsewhere_is_said_to_be_another(tmp_path: Path) -> None:
+    def made_of(content: str) -> dict[str, str]:
+        (tmp_path / "bzImage").write_text(content)
+        kernel = SimpleNamespace(
+            key="k", version="6.1.1-1", release="6.1.1", config_sha256="c", compiler="gcc 12",
+            bzimage=tmp_path / "bzImage",
+        )  # fmt: skip
+        base = SimpleNamespace(
+            kernel=kernel, image=SimpleNamespace(key="i"), accelerator=SimpleNamespace(value="tcg"),
+            qemu_version=lambda: "7.2", qemu_arguments=lambda: "-x",
+        )  # fmt: skip
+        trial = SimpleNamespace(template=SimpleNamespace(base=base), sources="")
+        return bundle.made_of(trial)  # type: ignore[arg-type]
+
+    then = made_of("a")
+    assert bundle.differences(then, made_of("a")) == ()
+    (said,) = bundle.differences(then, made_of("b"))
+    assert re.fullmatch(r"kernel image: was \w{64}, is \w{64}", said)
+    # A bundle of before says nothing of it.
+    del then["kernel image"]
+    assert bundle.differences(then, made_of("b")) == ()
 
 
 def test_differences_in_words() -> None:
