@@ -125,12 +125,13 @@ def _fill(folder: Path, trial: Trial, result: TrialResult, payload: bytes, decod
     modules.mkdir()
     for name, ko in trial.symbols.items():
         shutil.copyfile(ko, modules / f"{name}.ko")
+    made = made_of(trial)
     record = {
         "format": FORMAT,
         "harness": __version__,
         "trial": {**asdict(trial.spec), "lane": trial.spec.lane.value},
         "bound_s": trial.bound_s,
-        "made_of": made_of(trial),
+        "made_of": made,
         "findings": [
             {"kind": finding.kind.value, "title": _printable(finding.title)}
             for finding in result.findings
@@ -143,7 +144,7 @@ def _fill(folder: Path, trial: Trial, result: TrialResult, payload: bytes, decod
     (folder / "bundle.json").write_text(json.dumps(record, indent=1) + "\n")
     schedule = Program.parse(trial.program).schedule
     said = f"{schedules.describe(schedule)}\n\n" if schedule else ""
-    (folder / "README.md").write_text(_readme(trial.spec, result, said, made_of(trial)))
+    (folder / "README.md").write_text(_readme(trial.spec, result, said, made))
 
 
 def _printable(text: str) -> str:
