@@ -132,7 +132,7 @@ def find_family(name: str) -> Family:
     """
     folder = Path(name)
     if folder.suffix == ".ko" and folder.is_file():
-        return Family(name=folder.stem.replace("-", "_"), scenarios=_ANY, folder=folder.resolve())
+        return Family(name=module_name(folder.stem), scenarios=_ANY, folder=folder.resolve())
     if folder.suffix == ".o" and folder.parent.is_dir():
         return load_family(folder.parent.resolve(), folder.stem)
     if not folder.is_dir():

@@ -18,6 +18,7 @@ from harness import kbuildfiles, scenario_yaml
 from harness.errors import UsageError
 from harness.kbuildfiles import Made
 from harness.kconfigtree import Tree
+from harness.kofile import module_name
 
 #: Of a folder with more modules than this, only those are taken that the kernel has already.
 FEW = 8
@@ -87,7 +88,7 @@ def find(source: Path, place: str) -> tuple[Made, ...]:
             f"{_near_folder(source, clean)}",
             hint="a folder such as fs/fat, or one module in it such as drivers/net/dummy",
         )
-    wanted = clean.name.replace("-", "_")
+    wanted = module_name(clean.name)
     there = kbuildfiles.read(source, parent, depth=0)
     for one in there:
         if one.option and one.module == wanted:

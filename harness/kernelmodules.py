@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from harness import elf, kconfig, kofile
-from harness.errors import BuildError, UsageError
+from harness import kconfig, kofile
+from harness.errors import BuildError
 from harness.kernels import Kernel
 from harness.kofile import module_name
 
@@ -116,12 +116,11 @@ def own_dependents(kernel: Kernel, name: str) -> Iterator[Path]:
     """Yield the files of a kernel's own modules that use the symbols of one of them."""
     for file in _own_files(kernel.build):
         try:
-            content = elf.read_section(file, ".modinfo")
-        except UsageError:
+            info = kofile.modinfo(file)
+        except BuildError:
             # A build that was interrupted leaves files that are not whole.
             continue
-        fields = content.decode(errors="replace").split("\0")
-        if name in kofile.depends(dict(field.partition("=")[::2] for field in fields)):
+        if name in kofile.depends(info):
             yield file
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 from harness import elf, klog, symbolise
 from harness.errors import GuestError, UsageError
 from harness.klog import Report
+from harness.kofile import module_name
 from harness.symbolise import ModuleLife
 from harness.trial import module_lives
 
@@ -162,7 +163,7 @@ def _find_modules(folder: Path) -> dict[str, tuple[Path, ...]]:
         raise UsageError(f"{folder}: cannot be read: {error.strerror}") from error
     found: dict[str, tuple[Path, ...]] = {}
     for path in paths:
-        name = path.name.partition(".ko")[0].replace("-", "_")
+        name = module_name(path.name.partition(".ko")[0])
         found[name] = (*found.get(name, ()), path)
     if not found:
         raise UsageError(

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import proc
-from harness.deadline import Deadline
-from harness.errors import BuildError
+from harness import elf
+from harness.errors import BuildError, UsageError
 
 
 def module_name(text: str) -> str:
@@ -35,17 +33,14 @@ def modinfo_fields(path: Path) -> tuple[tuple[str, str], ...]:
     Raises:
         BuildError: the file is no kernel module.
     """
-    # Not objcopy: given /dev/stdout to write to, and root, it replaces the device.
-    done = proc.run(
-        ["readelf", "-W", "--string-dump=.modinfo", str(path)],
-        deadline=Deadline.after(60), check=False,
-    )  # fmt: skip
-    shown = done.stdout.decode(errors="replace")
-    fields = re.findall(r"^\s*\[\s*[0-9a-f]+\]\s+(\w+=.*)$", shown, re.MULTILINE)
-    if done.status != 0 or not fields:
+    try:
+        content = elf.read_section(path, ".modinfo").decode(errors="replace")
+    except UsageError:
+        content = ""
+    split = [field.partition("=")[::2] for field in content.split("\0") if "=" in field]
+    if not split:
         raise BuildError(f"{path}: not a kernel module (it has no .modinfo section)")
-    split = (field.partition("=") for field in fields)
-    return tuple((name, value) for name, _, value in split)
+    return tuple(split)
 
 
 def depends(info: Mapping[str, str]) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ from harness.families import MAIN, Family
 from harness.kbuildfiles import Made
 from harness.kconfigtree import Tree
 from harness.kernelfiles import DEFAULT_KERNEL, DEFAULT_PROFILE, DebianSource
+from harness.kofile import module_name
 from harness.lab import Lab
 from harness.patched import Patch
 
@@ -108,7 +109,7 @@ def resolve(
     )  # fmt: skip
     if main is None:
         return everything[0]
-    wanted = main.replace("-", "_")
+    wanted = module_name(main)
     for own in everything:
         if own.family.roles[MAIN] == wanted:
             return own
@@ -433,7 +434,7 @@ def _adopt(unpacked: Path, into: Path, package: str) -> None:
     top = into / folder
     build = _build_folders(top, conf)
     made = [one for below in build for one in kbuildfiles.read(top, below)]
-    named = {module.replace("-", "_"): module for module, _ in conf.modules}
+    named = {module_name(module): module for module, _ in conf.modules}
     ours = tuple(one for one in made if one.module in named) or tuple(made)
     if not ours and not named:
         raise UsageError(f"--dkms {package}: its {dkms.NAME} and Makefiles name no module")

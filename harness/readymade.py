@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import cpio, kconfig, proc, sources, store
+from harness import cpio, kconfig, kofile, proc, sources, store
 from harness.archive import Package, unpack
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError, KernelBuildError, UsageError
@@ -269,7 +269,7 @@ def _check_tools(recipe: Recipe, build: Path) -> None:
 
 
 def _module_name(path: Path) -> str:
-    return path.name.partition(".ko")[0].replace("-", "_")
+    return kofile.module_name(path.name.partition(".ko")[0])
 
 
 def _plain(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import families, plan, reproduce, reproducecommand, scenario
+from harness import families, plan, reproduce, reproducecommand, scenario, surfaces
 from harness.clues import Likely
 from harness.errors import BuildError, ExitStatus, StorageError, UsageError
 from harness.machine import Lane
@@ -379,9 +379,7 @@ def test_module_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_module_without_scenarios_is_used_by_what_it_exposes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    surface = reproducecommand.workloads.Surface(
-        reproducecommand.workloads.Kind.CHARACTER, "/dev/m", 0o020600, "1:2"
-    )
+    surface = surfaces.Surface(surfaces.Kind.CHARACTER, "/dev/m", 0o020600, "1:2")
 
     class FakeBench:
         around = reproducecommand.workloads.NOTHING

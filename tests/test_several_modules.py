@@ -11,7 +11,6 @@ import pytest
 
 from harness import (
     cpio,
-    elf,
     families,
     kofile,
     lab,
@@ -118,6 +117,8 @@ def fake_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def modinfo(path: Path) -> dict[str, str]:
         name, depends = path.read_text().split(":")[:2]
+        if path.stem == "torn":
+            raise BuildError(f"{path}: not a kernel module")
         return {"name": name, "depends": depends, "vermagic": "6.1.1-kasan SMP "}
 
     def run(argv: Sequence[str], **rest: object) -> None:
@@ -196,22 +197,10 @@ def make_tree(folder: Path, **needs: str) -> Path:
     return tree
 
 
-def fake_sections(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_section(path: Path, name: str) -> bytes:
-        assert name == ".modinfo"
-        depends = path.read_text().split(":")[1]
-        if path.stem == "torn":
-            raise UsageError("not a complete ELF file")
-        return f"license=GPL\0depends={depends}\0name=x\0".encode()
-
-    monkeypatch.setattr(elf, "read_section", read_section)
-
-
 def test_modules_of_the_kernel_that_need_one_of_them_come_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_tools(monkeypatch)
-    fake_sections(monkeypatch)
     tree = make_tree(
         tmp_path, track="defrag", defrag="", nat="track", filter="tables,track", tables="",
         above_nat="nat", broken="track,gone", far="",
@@ -234,7 +223,6 @@ def test_no_more_dependents_come_than_a_program_can_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_tools(monkeypatch)
-    fake_sections(monkeypatch)
     tree = make_tree(tmp_path, core="", a="core", b="core,b1", b1="b2", b2="", c="core")
     made, left = with_dependents(tree, "core", 3, make_kernel(tmp_path))
     assert [other.name for _, other in made.others] == ["a", "c"]
@@ -256,7 +244,6 @@ def test_dependent_of_another_build_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_tools(monkeypatch)
-    fake_sections(monkeypatch)
     tree = make_tree(tmp_path, core="", old="core", new="core", torn="core")
     plain = kofile.modinfo
 
