@@ -223,9 +223,9 @@ def _sources_of(cache: store.Store, kept: Iterable[Entry]) -> Iterator[str]:
             yield str(record["source_key"])
     for entry in kept:
         if entry.state in (State.UNFINISHED, State.BEING_BUILT) and entry.path is not None:
-            link = entry.path / "build" / "source"
-            if link.is_symlink():
-                yield link.readlink().parent.name
+            key = kernels.source_of_unfinished(entry.path)
+            if key is not None:
+                yield key
 
 
 def _artefacts(cache: store.Store, kind: str) -> list[Path]:

@@ -31,7 +31,7 @@ from harness.kernelfiles import load_recipe as load_recipe
 logger = logging.getLogger(__name__)
 
 #: Part of every kernel's key: raise it when the way of building changes.
-RECIPE_VERSION = "1"
+RECIPE_VERSION = "2"
 
 #: A build on one slow core; a bound, not an estimate.
 BUILD_LIMIT_S = 3 * 3600.0
@@ -48,6 +48,8 @@ _KIND = "kernel"
 UNFINISHED = ".unfinished-"
 #: In that folder, once it is configured.
 _CONFIGURED = "configured"
+#: The source, as links, and what is made from it in a folder right below.
+_TREE = "linux"
 #: Compiler and clock leave no trace in what is built.
 _REPRODUCIBLE = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 2026",
@@ -244,9 +246,10 @@ def configuration(
     source, tree = sources.get_source(cache, recipe, progress, deadline)
 
     def make(into: Path) -> None:
-        _configure(recipe, tree, into / "build", progress)
-        (into / "build/.config").rename(into / "config")
-        shutil.rmtree(into / "build")
+        _link_source(tree, into / _TREE)
+        _configure(recipe, into / _TREE, into / _TREE / "build", progress)
+        (into / _TREE / "build/.config").rename(into / "config")
+        shutil.rmtree(into / _TREE)
 
     path = cache.build("config", _source_key(recipe, source), make, deadline=deadline)
     return kconfig.parse((path / "config").read_text())
@@ -373,15 +376,18 @@ def _make_kernel(
     recipe: Recipe, source: Path, unfinished: Path, into: Path, progress: Progress
 ) -> None:
     """Configure and compile a kernel; what an interrupted attempt has left is used."""
-    build = unfinished / "build"
+    # Its own, so that links above it change nothing: what it is called goes by the way to it.
+    unfinished = unfinished.resolve()
+    tree = unfinished / _TREE
     if not (unfinished / _CONFIGURED).is_file():
         shutil.rmtree(unfinished, ignore_errors=True)
-        build.mkdir(parents=True)
-        _configure(recipe, source, build, progress)
+        _link_source(source, tree)
+        _configure(recipe, tree, tree / "build", progress)
         (unfinished / _CONFIGURED).touch()
-    _compile(recipe, source, build, progress)
-    build.rename(into / "build")
+    _compile(recipe, tree, tree / "build", progress)
+    tree.rename(into / _TREE)
     shutil.rmtree(unfinished)
+    (into / "build").symlink_to(f"{_TREE}/build")
     build = into / "build"
     shutil.copyfile(build / "arch/x86/boot/bzImage", into / "bzImage")
     _strip_build_tree(build)
@@ -390,12 +396,37 @@ def _make_kernel(
     _relocate(build, unfinished, place)
 
 
+def _link_source(source: Path, tree: Path) -> None:
+    """Make a tree of links to a source, whose build tree can lie right below it.
+
+    The kernel's Makefile calls its source ``..`` there and nowhere else. KASAN keeps the names
+    of files beside their variables, in what is loaded, and no prefix map changes those: called
+    by its whole path, a source gave another kernel in each other folder.
+    """
+    tree.mkdir(parents=True)
+    for path in source.resolve().iterdir():
+        (tree / path.name).symlink_to(os.path.relpath(path, tree))
+
+
+def source_of_unfinished(path: Path) -> str | None:
+    """Return the key of the source that an interrupted build is of, or None."""
+    link = path / _TREE / "Makefile"
+    return link.resolve().parent.parent.name if link.is_symlink() else None
+
+
 def make_command(source: Path, build: Path, compiler: str, *words: str) -> list[str]:
-    """Return the argv that calls the kernel's make out of tree."""
+    """Return the argv that calls the kernel's make out of tree.
+
+    Args:
+        source: the folder right above ``build``.
+    """
     # Paths in the debug information are those of the kernel tree, on every machine.
-    prefix = f"KCFLAGS=-ffile-prefix-map={source}/="
+    maps = f"-ffile-prefix-map={source}/= -ffile-prefix-map=../="
     told = [] if compiler == "gcc" else [f"CC={compiler}"]
-    return ["make", "-C", str(source), f"O={build}", prefix, *told, *words]
+    return [
+        "make", "-C", str(source), f"O={build}", f"KCFLAGS={maps}", f"KAFLAGS={maps}", *told,
+        *words,
+    ]  # fmt: skip
 
 
 def _configure(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:

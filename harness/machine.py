@@ -50,9 +50,9 @@ class Accelerator(enum.Enum):
 
 
 #: An instruction of the ``det`` lane takes 2 to the power of this, nanoseconds.
-_ICOUNT_SHIFT = 1
+ICOUNT_SHIFT = 1
 #: What its processor executes in a microsecond in which it is not idle.
-INSTRUCTIONS_PER_US = 1000 >> _ICOUNT_SHIFT
+INSTRUCTIONS_PER_US = 1000 >> ICOUNT_SHIFT
 
 #: Everything that QEMU can emulate, but for a fifth level of page tables: most
 #: machines have four, and each level is one more to emulate.
@@ -213,7 +213,7 @@ class Machine:
         # SeaBIOS's MP table lists sockets, not cores.
         count = ["-smp", f"{self.lane.processors},cores=1,threads=1"]
         if self.lane is Lane.DET:
-            clock = f"shift={_ICOUNT_SHIFT},sleep=off"
+            clock = f"shift={ICOUNT_SHIFT},sleep=off"
             return ["-accel", "tcg", "-icount", clock, "-cpu", _EMULATED, *count]
         if self.accelerator is Accelerator.KVM:
             # A clone cannot keep the template's time stamp counter (QEMU,

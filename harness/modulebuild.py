@@ -205,7 +205,8 @@ def _series(kernel: Kernel) -> tuple[int, ...]:
 def _prefix_maps(kernel: Kernel, tree: Path) -> str:
     """Return the compiler's options that leave this machine's folders out of a module."""
     # Of several that fit, the last one counts.
-    debug = ((kernel.build.resolve(), "."), (f"{kernel.source}/", ""))
+    build = kernel.build.resolve()
+    debug = ((f"{build.parent}/", ""), ("../", ""), (f"{kernel.source}/", ""), (build, "."))
     files = dict.fromkeys((f"{_seen_from(kernel, tree)}/", f"{tree}/"))
     return " ".join(
         [f"-fdebug-prefix-map={folder}={instead}" for folder, instead in debug]

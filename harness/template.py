@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import proc, store
+from harness import proc, savedstate, store
 from harness.deadline import Deadline
 from harness.errors import DeadlineExceeded, GuestError, QemuError, UsageError
 from harness.image import Image
 from harness.kernels import Kernel
-from harness.machine import MEMORY_MIB, Accelerator, Debug, Lane, Machine, Trace
+from harness.machine import ICOUNT_SHIFT, MEMORY_MIB, Accelerator, Debug, Lane, Machine, Trace
 from harness.qemu import Qemu, start_qemu
 
 #: Longest boot that is waited for: an emulated debug kernel on a busy, slow host.
@@ -37,6 +37,9 @@ BOOT_LIMIT_S = 900.0
 NO_INPUT = b"0\n"
 
 _KIND = "template"
+
+#: How much of the host's time is in a saved guest; in each key.
+_CLOCKS = "settled"
 
 #: Room that all templates together may take by default, GiB. Most take less than
 #: 0.2, and a second to make again.
@@ -170,6 +173,7 @@ def boot_template(
             "lane": base.lane.value,
             "accelerator": base.accelerator.value,
             "machine": base.qemu_arguments(),
+            "clocks": _CLOCKS,
         }
     )
     return _make(cache, key, base, None, NO_INPUT, progress, f"booting {base.kernel.release}")
@@ -303,8 +307,11 @@ def _run_to_pause(base: Base, folder: Path, below: Template | None) -> None:
                 qemu.load(below.state)
             qemu.wait_paused(Deadline.after(BOOT_LIMIT_S))
             _check_report(folder)
-            qemu.save(folder / "state")
+            state = folder / "state"
+            qemu.save(state)
             qemu.quit()
+            if base.lane is Lane.DET:
+                state.write_bytes(savedstate.settle_clocks(state.read_bytes(), shift=ICOUNT_SHIFT))
         except (QemuError, DeadlineExceeded) as error:
             raise _lost(qemu, folder, error) from error
 

@@ -90,7 +90,7 @@ def soon() -> Deadline:
 
 def log(cache: store.Store) -> list[str]:
     """What the fake kernel's make did, in order, whether the build is finished or not."""
-    found = sorted((cache.root / "kernel").glob("*/build/log"))
+    found = sorted((cache.root / "kernel").glob("*/linux/build/log"))
     assert len(found) == 1
     return found[0].read_text().split()
 
@@ -107,11 +107,13 @@ def test_kernel_is_built_once_and_recorded(cache: store.Store, recipe: Recipe) -
     assert kernel.extra is None
     assert "CONFIG_A=y" in (kernel.build / ".config").read_text()
     assert (kernel.source / "Kconfig").is_file()
-    # It was configured and compiled elsewhere.
+    # It was configured and compiled elsewhere, right below what is its source.
+    tree = kernel.build.resolve().parent
     assert (kernel.build / "Makefile").read_text().splitlines() == [
-        f"export KBUILD_OUTPUT = {kernel.build}",
-        f"include {kernel.source}/Makefile",
+        f"export KBUILD_OUTPUT = {tree}/build",
+        f"include {tree}/Makefile",
     ]
+    assert (tree / "Kconfig").samefile(kernel.source / "Kconfig")
     assert any(text.startswith("building fake-plain (2 of about 2 steps") for text in said)
     assert kernels.find_kernel(cache, recipe) == kernel
     said.clear()

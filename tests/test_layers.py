@@ -13,8 +13,8 @@ PACKAGE = Path(harness.__file__).parent
 ROWS = (
     ("errors", "resources", "kloglines", "rustnames", "marktext", "memtypes", "mempercpu",
      "gdbscript"),
-    ("deadline", "cpio", "machine", "kconfig", "kconfigtree", "ops", "seeds", "klogframes", "rates",
-     "kbuildfiles", "dkms", "ram", "disks"),
+    ("deadline", "cpio", "machine", "savedstate", "kconfig", "kconfigtree", "ops", "seeds",
+     "klogframes", "rates", "kbuildfiles", "dkms", "ram", "disks"),
     ("matrixdoc", "schedules", "mempages"),
     ("matrixdiff", "junit", "memowners"),
     ("klognames", "proc", "qmp", "audit", "program", "scenario_yaml", "memlists",

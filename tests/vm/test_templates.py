@@ -15,13 +15,23 @@ from harness.machine import Lane
 
 pytestmark = pytest.mark.vm
 
+#: It is busy and idle.
+PAYLOAD = cpio.archive(
+    {"payload/setup": cpio.Entry(b"#!/bin/sh\nsleep 0.05\nmkdir /tmp/made\n", 0o755)}
+)
+
 
 def test_det_template_made_twice_is_the_same_bytes(harness_lab: Lab, tmp_path: Path) -> None:
     base = harness_lab.base("6.1", "kasan", Lane.DET)
     made = [template.boot_template(store.Store.open(tmp_path / name), base) for name in "ab"]
-    assert made[0].key == made[1].key
-    digests = [store.digest_file(one.memory) for one in made]
-    assert digests[0] == digests[1]
+    stacked = [
+        template.stack_template(store.Store.open(tmp_path / name), one, PAYLOAD)
+        for name, one in zip("ab", made, strict=True)
+    ]
+    for first, second in (made, stacked):
+        assert first.key == second.key
+        assert store.digest_file(first.memory) == store.digest_file(second.memory)
+        assert first.state.read_bytes() == second.state.read_bytes()
 
 
 def test_set_up_that_fails_is_an_error(harness_lab: Lab) -> None:
