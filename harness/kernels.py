@@ -50,6 +50,8 @@ UNFINISHED = ".unfinished-"
 _CONFIGURED = "configured"
 #: The source, as links, and what is made from it in a folder right below.
 _TREE = "linux"
+#: A link to the cache, in both of them: one path to a module's sources is right in either.
+CACHE_LINK = "cache"
 #: Compiler and clock leave no trace in what is built.
 _REPRODUCIBLE = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 2026",
@@ -394,6 +396,11 @@ def _make_kernel(
     # The build tree names the place it was configured in; it has moved.
     place = unfinished.with_name(unfinished.name.removeprefix(UNFINISHED))
     _relocate(build, unfinished, place)
+    # For a module, make puts the path that it was told behind the build tree's and behind the
+    # source's (kbuild-dir, scripts/Makefile.build).
+    for folder in (into / _TREE, into / _TREE / "build"):
+        cache = os.path.relpath(place.parent.parent, place / folder.relative_to(into))
+        (folder / CACHE_LINK).symlink_to(cache)
 
 
 def _link_source(source: Path, tree: Path) -> None:

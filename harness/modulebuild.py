@@ -32,7 +32,7 @@ _COPY_LIMIT_FILES: Final = 5000
 _COPY_LIMIT_MIB: Final = 100
 
 #: In which way a module's files name the folder that they were compiled in; in each key.
-PATHS: Final = "relative"
+PATHS: Final = "from the cache"
 #: Since this series make works in the module's folder and not in the kernel's (13b25489b6f8,
 #: 6.13), and a path that is seen from the kernel's leads nowhere.
 _IN_MODULE: Final = (6, 13)
@@ -195,7 +195,19 @@ def _seen_from(kernel: Kernel, place: Path) -> str:
     """
     if _series(kernel) >= _IN_MODULE:
         return str(place)
-    return os.path.relpath(place, kernel.build.resolve())
+    build = kernel.build.resolve()
+    tops = [build]
+    if (build / "source").is_dir():
+        tops.append((build / "source").resolve())
+    cache = kernel.path.parent.parent
+    for seen in (
+        os.path.join(kernels.CACHE_LINK, os.path.relpath(place, cache)),
+        os.path.relpath(place, build),
+    ):
+        if all((top / seen).resolve() == place.resolve() for top in tops):
+            return seen
+    # A tree of one's own, whose build tree is not as deep as it.
+    return str(place)
 
 
 def _series(kernel: Kernel) -> tuple[int, ...]:
