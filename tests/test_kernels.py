@@ -114,6 +114,7 @@ def test_kernel_is_built_once_and_recorded(cache: store.Store, recipe: Recipe) -
         f"include {tree}/Makefile",
     ]
     assert (tree / "Kconfig").samefile(kernel.source / "Kconfig")
+    assert all((top / "cache").samefile(cache.root) for top in (tree, kernel.build))
     assert any(text.startswith("building fake-plain (2 of about 2 steps") for text in said)
     assert kernels.find_kernel(cache, recipe) == kernel
     said.clear()
