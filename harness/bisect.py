@@ -40,7 +40,7 @@ class Step:
         bound = rates.interval(self.count.hits, self.count.trials)
         return (
             f"{self.name}: {'shows it' if self.shows else 'does not'}, {self.count} trials "
-            f"({100 * bound.low:.2g} % to {100 * bound.high:.2g} %)"
+            f"({rates.percent(bound.low)} to {rates.percent(bound.high)})"
         )
 
     def record(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from harness import __version__, findingview, matrixdiff
+from harness import __version__, findingview, matrixdiff, rates
 from harness.findingview import FindingView
 from harness.marktext import clipped, legal
 from harness.matrixdiff import Change, Compared
@@ -163,7 +163,7 @@ def _environment() -> jinja2.Environment:
         counted=_counted,
         version=__version__,
     )
-    made.filters.update(percent=_percent, ms=lambda us: f"{us / 1000:.1f}")
+    made.filters.update(percent=rates.percent, ms=lambda us: f"{us / 1000:.1f}")
     return made
 
 
@@ -180,11 +180,6 @@ def _counted(number: int, noun: str) -> str:
 def _source(name: str) -> str:
     loader = jinja2.PackageLoader("harness", "templates")
     return loader.get_source(jinja2.Environment(autoescape=True), name)[0]
-
-
-def _percent(value: float) -> str:
-    shown = value * 100
-    return f"{shown:.0f} %" if shown >= 10 or shown == 0 else f"{shown:.2g} %"
 
 
 @dataclass(frozen=True, slots=True)

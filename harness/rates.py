@@ -56,6 +56,12 @@ class Claim:
         return f"p<{100 * self.below:.10g}%@{100 * self.confidence:.10g}%"
 
 
+def percent(rate: float) -> str:
+    """Return a rate in words: whole percent from 10 on, two digits below."""
+    shown = 100 * rate
+    return f"{shown:.0f} %" if shown >= 10 or shown == 0 else f"{shown:.2g} %"
+
+
 def parse_claim(text: str) -> Claim:
     """Return the claim of ``p<1%@95%``.
 

@@ -142,7 +142,7 @@ class Reproduced:
         if not self.trials:
             return "not reproduced: nothing could be tried"
         above = rates.silence(self.trials)
-        return f"not reproduced: 0 of {self.trials} trials, p < {100 * above:.2g} % at 95 %"
+        return f"not reproduced: 0 of {self.trials} trials, p < {rates.percent(above)} at 95 %"
 
     def document(self, bundle: str | None) -> dict[str, Any]:
         """Return it as a JSON document."""

@@ -85,9 +85,9 @@ class Verified:
             )
         below = rates.silence(self.after.trials, self.confidence)
         gone = (
-            f"{self.after} trials show it, so that its rate is below {100 * below:.2g} % ({sure}); "
-            f"{before}, and with that rate this would come by chance with at most "
-            f"{100 * self.chance:.2g} %"
+            f"{self.after} trials show it, so that its rate is below {rates.percent(below)}"
+            f" ({sure}); {before}, and with that rate this would come by chance with at most "
+            f"{rates.percent(self.chance)}"
         )
         if self.verdict is Verdict.OTHER:
             return f"it has gone and something else shows, {'; '.join(self.others)}: {gone}"

@@ -79,7 +79,8 @@ def test_place_is_looked_at_until_it_shows_or_enough(monkeypatch: pytest.MonkeyP
     judge = Judge("oops", 20, 7, 1)
     step = judge.look("6.1", lambda seed: cast(Any, seed))
     assert (step.shows, step.count) == (True, Count(1, 3))
-    assert step.sentence().startswith("6.1: shows it, 1 of 3 trials (0.84 % to")
+    assert step.sentence().startswith("6.1: shows it, 1 of 3 trials (0.84 % to 91 %)")
+    assert Step("6.1", Count(1, 1)).sentence().endswith("1 of 1 trials (2.5 % to 100 %)")
     step = dataclasses.replace(judge, seed=30).look("6.1", lambda seed: cast(Any, seed))
     assert (step.shows, step.count) == (False, Count(0, 20))
 
