@@ -124,7 +124,7 @@ def from_form(text: str, name: str) -> BugReport:
         ScenarioError: it is malformed: ``file:line: field: what is wrong``.
         UsageError: no bug can be made out in it.
     """
-    document = scenario_yaml.parse(text, name, "a bug report")
+    document = scenario_yaml.parse(text, name, "a bug report", as_written=True)
     form = document.validate(_Form)
     seen = _from_log(form.log)
     version = seen.version

@@ -248,10 +248,11 @@ def configuration(
     source, tree = sources.get_source(cache, recipe, progress, deadline)
 
     def make(into: Path) -> None:
-        _link_source(tree, into / _TREE)
-        _configure(recipe, into / _TREE, into / _TREE / "build", progress)
-        (into / _TREE / "build/.config").rename(into / "config")
-        shutil.rmtree(into / _TREE)
+        linked = into.resolve() / _TREE
+        _link_source(tree, linked)
+        _configure(recipe, tree, linked, progress)
+        (linked / "build/.config").rename(into / "config")
+        shutil.rmtree(linked)
 
     path = cache.build("config", _source_key(recipe, source), make, deadline=deadline)
     return kconfig.parse((path / "config").read_text())
@@ -378,15 +379,15 @@ def _make_kernel(
     recipe: Recipe, source: Path, unfinished: Path, into: Path, progress: Progress
 ) -> None:
     """Configure and compile a kernel; what an interrupted attempt has left is used."""
-    # Its own, so that links above it change nothing: what it is called goes by the way to it.
+    # It is called so by make, which decides by the names whether one is below the other.
     unfinished = unfinished.resolve()
     tree = unfinished / _TREE
     if not (unfinished / _CONFIGURED).is_file():
         shutil.rmtree(unfinished, ignore_errors=True)
         _link_source(source, tree)
-        _configure(recipe, tree, tree / "build", progress)
+        _configure(recipe, source, tree, progress)
         (unfinished / _CONFIGURED).touch()
-    _compile(recipe, tree, tree / "build", progress)
+    _compile(recipe, tree, progress)
     tree.rename(into / _TREE)
     shutil.rmtree(unfinished)
     (into / "build").symlink_to(f"{_TREE}/build")
@@ -411,8 +412,11 @@ def _link_source(source: Path, tree: Path) -> None:
     by its whole path, a source gave another kernel in each other folder.
     """
     tree.mkdir(parents=True)
-    for path in source.resolve().iterdir():
-        (tree / path.name).symlink_to(os.path.relpath(path, tree))
+    # Links above either of them change nothing.
+    source, tree = source.resolve(), tree.resolve()
+    for path in source.iterdir():
+        if path.name not in ("build", CACHE_LINK):
+            (tree / path.name).symlink_to(os.path.relpath(path, tree))
 
 
 def source_of_unfinished(path: Path) -> str | None:
@@ -421,33 +425,36 @@ def source_of_unfinished(path: Path) -> str | None:
     return link.resolve().parent.parent.name if link.is_symlink() else None
 
 
-def make_command(source: Path, build: Path, compiler: str, *words: str) -> list[str]:
-    """Return the argv that calls the kernel's make out of tree.
-
-    Args:
-        source: the folder right above ``build``.
-    """
-    # Paths in the debug information are those of the kernel tree, on every machine.
-    maps = f"-ffile-prefix-map={source}/= -ffile-prefix-map=../="
+def make_command(tree: Path, compiler: str, *words: str) -> list[str]:
+    """Return the argv that calls the kernel's make for the build tree right below a tree."""
+    build = tree / "build"
+    # Paths in the debug information are those of the kernel tree, on every machine. Of
+    # several that fit, the last one counts.
+    maps = " ".join(
+        f"-ffile-prefix-map={path}={name}"
+        for path, name in ((f"{tree}/", ""), ("../", ""), (build, "."))
+    )
     told = [] if compiler == "gcc" else [f"CC={compiler}"]
     return [
-        "make", "-C", str(source), f"O={build}", f"KCFLAGS={maps}", f"KAFLAGS={maps}", *told,
+        "make", "-C", str(tree), f"O={build}", f"KCFLAGS={maps}", f"KAFLAGS={maps}", *told,
         *words,
     ]  # fmt: skip
 
 
-def _configure(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:
+def _configure(recipe: Recipe, source: Path, tree: Path, progress: Progress) -> None:
+    """Configure a kernel below a tree of links to its source."""
     progress(f"configuring {recipe.label}", None)
     deadline = Deadline.after(sources.FETCH_LIMIT_S)
-    build.mkdir(parents=True, exist_ok=True)
+    build = tree / "build"
+    build.mkdir(exist_ok=True)
     wanted: Mapping[str, str] = dict(recipe.options)
     try:
-        proc.run(make_command(source, build, recipe.compiler, "tinyconfig"), deadline=deadline)
+        proc.run(make_command(tree, recipe.compiler, "tinyconfig"), deadline=deadline)
         with (build / ".config").open("a") as file:
             for option, value in wanted.items():
                 unset = f"# {option} is not set\n"
                 file.write(unset if value == "n" else f"{option}={value}\n")
-        proc.run(make_command(source, build, recipe.compiler, "olddefconfig"), deadline=deadline)
+        proc.run(make_command(tree, recipe.compiler, "olddefconfig"), deadline=deadline)
     except CommandError as error:
         raise KernelBuildError(
             f"kernel {recipe.label}: configuration failed",
@@ -489,10 +496,10 @@ def _require_added(recipe: Recipe, config: Mapping[str, str], source: Path) -> N
     )
 
 
-def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> None:
+def _compile(recipe: Recipe, tree: Path, progress: Progress) -> None:
     jobs = os.cpu_count() or 1
     # make says only what it still does.
-    steps = before = sum(1 for _ in build.rglob(".*.cmd"))
+    steps = before = sum(1 for _ in (tree / "build").rglob(".*.cmd"))
     started = time.monotonic()
 
     def count(line: bytes) -> None:
@@ -509,7 +516,7 @@ def _compile(recipe: Recipe, source: Path, build: Path, progress: Progress) -> N
             )
 
     done = proc.run(
-        make_command(source, build, recipe.compiler, f"-j{jobs + 1}", "bzImage", "modules"),
+        make_command(tree, recipe.compiler, f"-j{jobs + 1}", "bzImage", "modules"),
         deadline=Deadline.after(BUILD_LIMIT_S), env=_REPRODUCIBLE, check=False,
         on_line=count, merge_stderr=True,
     )  # fmt: skip

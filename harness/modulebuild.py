@@ -164,7 +164,8 @@ def compile_variant(family: Family, variant: str, kernel: Kernel, into: Path) ->
     missing = sorted(set(names) - made.keys())
     if done.status != 0 or missing:
         output = done.stdout.decode(errors="replace")
-        for name in (f"{work}/", f"{_seen_from(kernel, work)}/"):
+        seen = _seen_from(kernel, work)
+        for name in (f"{work}/", f"../{seen}/", f"{seen}/"):
             output = output.replace(name, "")
         known = buildhelp.explain(output, kernel, family.home)
         raise BuildError(
@@ -216,14 +217,17 @@ def _series(kernel: Kernel) -> tuple[int, ...]:
 
 def _prefix_maps(kernel: Kernel, tree: Path) -> str:
     """Return the compiler's options that leave this machine's folders out of a module."""
-    # Of several that fit, the last one counts.
     build = kernel.build.resolve()
-    debug = ((f"{build.parent}/", ""), ("../", ""), (f"{kernel.source}/", ""), (build, "."))
-    files = dict.fromkeys((f"{_seen_from(kernel, tree)}/", f"{tree}/"))
-    return " ".join(
-        [f"-fdebug-prefix-map={folder}={instead}" for folder, instead in debug]
-        + [f"-ffile-prefix-map={name}=" for name in files]
-    )
+    # Of several that fit, the last one counts.
+    folders = {
+        f"{build.parent}/": "",
+        "../": "",
+        str(build): ".",
+        f"{kernel.source}/": "",
+        f"{_seen_from(kernel, tree)}/": "",
+        f"{tree}/": "",
+    }
+    return " ".join(f"-ffile-prefix-map={path}={name}" for path, name in folders.items())
 
 
 def _make_words(family: Family) -> list[str]:

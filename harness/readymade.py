@@ -183,12 +183,13 @@ def fill_from_tree(recipe: Recipe, into: Path) -> dict[str, Any]:
     folder = tree_folder(recipe)
     shutil.copyfile(folder / "arch/x86/boot/bzImage", into / "bzImage")
     (into / "build").symlink_to(folder)
-    source = folder / "source"
+    source = folder / "source" if (folder / "source").is_dir() else folder
     release = (folder / "include/config/kernel.release").read_text().strip()
     return {
         "release": release,
         "version": release,
-        "source": str(source.resolve() if source.is_dir() else folder),
+        # Of the kernels that are compiled here it is a tree of links.
+        "source": str((source / "Makefile").resolve().parent),
     }
 
 

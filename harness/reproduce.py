@@ -136,8 +136,8 @@ class Reproduced:
             bound = self.bound
             return (
                 f"reproduced after {self.trials} trials; with {self.rate.trials} further seeds it "
-                f"shows in {self.rate.hits} ({100 * bound.low:.0f} % to {100 * bound.high:.0f} %, "
-                f"{100 * bound.confidence:.0f} %)"
+                f"shows in {self.rate.hits} ({rates.percent(bound.low)} to "
+                f"{rates.percent(bound.high)}, {rates.percent(bound.confidence)})"
             )
         if not self.trials:
             return "not reproduced: nothing could be tried"

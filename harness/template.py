@@ -307,13 +307,13 @@ def _run_to_pause(base: Base, folder: Path, below: Template | None) -> None:
                 qemu.load(below.state)
             qemu.wait_paused(Deadline.after(BOOT_LIMIT_S))
             _check_report(folder)
-            state = folder / "state"
-            qemu.save(state)
+            qemu.save(folder / "state")
             qemu.quit()
-            if base.lane is Lane.DET:
-                state.write_bytes(savedstate.settle_clocks(state.read_bytes(), shift=ICOUNT_SHIFT))
         except (QemuError, DeadlineExceeded) as error:
             raise _lost(qemu, folder, error) from error
+    if base.lane is Lane.DET:
+        state = folder / "state"
+        state.write_bytes(savedstate.settle_clocks(state.read_bytes(), shift=ICOUNT_SHIFT))
 
 
 def _check_report(folder: Path) -> None:

@@ -4,6 +4,7 @@
 import hashlib
 import http.server
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,11 @@ def write_tarball(folder: Path, path: Path) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         tar.add(folder, arcname="linux-9.8.7")
     return path
+
+
+def changed_source(folder: Path) -> Path:
+    """Return a copy of the source tree, to be changed."""
+    return Path(shutil.copytree(SOURCE, folder / "changed"))
 
 
 def write_kernel(root: Path, tarball: Path) -> None:
@@ -167,6 +173,47 @@ def test_option_that_did_not_survive_is_named(images: Path, cache: store.Store) 
     (images / "fragments" / "plain.config").write_text("CONFIG_IMPOSSIBLE=y\n")
     with pytest.raises(KernelBuildError, match="did not survive olddefconfig: CONFIG_IMPOSSIBLE"):
         kernels.build_kernel(cache, kernels.load_recipe("fake", "plain"))
+
+
+def test_option_is_looked_up_in_all_of_the_source(
+    images: Path, cache: store.Store, tmp_path: Path
+) -> None:
+    """What is configured is a tree of links, and its folders are not entered."""
+    tree = changed_source(tmp_path)
+    (tree / "mm").mkdir()
+    (tree / "mm" / "Kconfig").write_text("config IMPOSSIBLE\n\tbool\n\tdepends on MAGIC\n")
+    write_kernel(images, write_tarball(tree, images / "kernels" / "linux.tar.gz"))
+    (images / "fragments" / "plain.config").write_text("CONFIG_IMPOSSIBLE=y\n")
+    with pytest.raises(KernelBuildError) as caught:
+        kernels.build_kernel(cache, kernels.load_recipe("fake", "plain"))
+    assert "mm/Kconfig: depends on MAGIC" in f"{caught.value} {caught.value.evidence}"
+
+
+def test_source_with_folders_of_our_names(images: Path, cache: store.Store, tmp_path: Path) -> None:
+    tree = changed_source(tmp_path)
+    for name in ("build", "cache"):
+        (tree / name).mkdir()
+        (tree / name / "theirs").touch()
+    write_kernel(images, write_tarball(tree, images / "kernels" / "linux.tar.gz"))
+    kernel = kernels.build_kernel(cache, kernels.load_recipe("fake", "plain"))
+    assert (kernel.build / ".config").is_file()
+    assert not (kernel.build / "theirs").exists()
+    assert (kernel.build / "cache").samefile(cache.root)
+    assert [path.name for path in (kernel.source / "build").iterdir()] == ["theirs"]
+
+
+def test_cache_behind_a_link(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
+) -> None:
+    """The link is not as deep as where it leads."""
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b" / "c")
+    monkeypatch.setenv("KMOD_HARNESS_CACHE", str(tmp_path / "link"))
+    cache = store.Store.open()
+    assert kernels.configuration(cache, recipe)["CONFIG_A"] == "y"
+    kernel = kernels.build_kernel(cache, recipe)
+    assert (kernel.build / ".." / "Kconfig").samefile(kernel.source / "Kconfig")
+    assert (kernel.build / "cache").samefile(cache.root)
 
 
 def test_compiler_that_a_kernel_does_not_like(images: Path, cache: store.Store) -> None:

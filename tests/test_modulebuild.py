@@ -18,7 +18,7 @@ def test_module_is_compiled_under_a_name_that_is_the_same_everywhere(tmp_path: P
     tree = tmp_path / "module" / "x" / "src"
     assert modulebuild._seen_from(kernel, tree) == "../../../module/x/src"
     maps = modulebuild._prefix_maps(kernel, tree).split()
-    assert f"-fdebug-prefix-map={tmp_path}/source/=" in maps
+    assert f"-ffile-prefix-map={tmp_path}/source/=" in maps
     assert f"-ffile-prefix-map={tree}/=" in maps
     assert "-ffile-prefix-map=../../../module/x/src/=" in maps
 

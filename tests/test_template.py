@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from harness import template
-from harness.errors import UsageError
+from harness.errors import QemuError, UsageError
+from harness.machine import Lane
 
 
 def test_room_for_templates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,3 +24,26 @@ def test_room_for_templates_that_is_none(text: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("KMOD_HARNESS_TEMPLATES_GIB", text)
     with pytest.raises(UsageError, match="not a number of GiB from"):
         template.cache_limit_mib()
+
+
+def test_state_that_cannot_be_read_is_no_matter_of_the_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a QEMU that saves something else."""
+    (tmp_path / "report").write_text("")
+    qemu = SimpleNamespace(
+        wait_paused=lambda deadline: None,
+        save=lambda path: path.write_bytes(b"QEVM and nothing that is known"),
+        quit=lambda: None,
+    )
+
+    @contextlib.contextmanager
+    def start_qemu(machine: object, *, report: str) -> Iterator[object]:
+        yield qemu
+
+    monkeypatch.setattr(template, "start_qemu", start_qemu)
+    base = SimpleNamespace(lane=Lane.DET, machine=lambda *words, **more: None)
+    with pytest.raises(QemuError, match="saved a state that cannot be read: no description"):
+        template._run_to_pause(cast(Any, base), tmp_path, None)
+    base.lane = Lane.SMP
+    template._run_to_pause(cast(Any, base), tmp_path, None)
