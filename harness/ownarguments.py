@@ -48,7 +48,8 @@ def add_arguments(call: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     call.add_argument(
         "--profile",
-        help=f"default: {DEFAULT_PROFILE}, or {ownsource.ROOMY_PROFILE} where more is needed",
+        help=f"default: {DEFAULT_PROFILE}; {ownsource.ROOMY_PROFILE} for a package, and for a "
+        "place in the kernel's source that needs more",
     )
 
 

@@ -163,9 +163,12 @@ def resolve_all(
     else:
         assert name is not None
         main, notes = families.find_family(name), ()
-    profile = (
-        profile or DEFAULT_PROFILE if not options else _with_options(made, kernel, profile, options)
-    )
+    if options:
+        profile = _with_options(made, kernel, profile, options)
+    elif profile is None:
+        # Most packages need more of a kernel than the default one has.
+        roomy = dkms is not None and kernels.load_recipe(kernel, ROOMY_PROFILE).is_compiled
+        profile = ROOMY_PROFILE if roomy else DEFAULT_PROFILE
     kernels.load_recipe(kernel, profile)
     return _with_others(Own(main, kernel, profile, notes))
 
