@@ -87,6 +87,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before anything is collected."""
+    # Tests that `harness minimise --as pytest` writes have it.
+    config.addinivalue_line("markers", "vm: boots or clones QEMU guests (TCG is enough)")
     try:
         for name in _kernels(config):
             kernels.load_recipe(name, config.getoption("--profile"))

@@ -63,6 +63,14 @@ def test_harness_yaml_is_collected_without_a_conftest(pytester: pytest.Pytester)
     result.stdout.fnmatch_lines(["*module/harness.yaml::load PASSED*"])
 
 
+def test_mark_of_written_tests_is_known_in_a_repository_of_its_own(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.vm\ndef test_other(): pass\n")
+    run(pytester, "--strict-markers").assert_outcomes(passed=1)
+    run(pytester, "-m", "not vm").assert_outcomes(deselected=1)
+
+
 def test_folder_is_named_on_the_command_line(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_other="def test_other(): assert True")
     result = run(pytester, "--harness-check", "module")
