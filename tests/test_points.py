@@ -125,6 +125,13 @@ def test_lines_and_inlined_functions_come_from_debug_information(tmp_path: Path)
     assert {"a.c:8", "a.c:9"} <= {place.line for place in of_first if not place.inlined}
 
 
+def test_line_of_what_was_compiled_in_a_folder_that_is_called_a_dot(tmp_path: Path) -> None:
+    """As the kernel's own modules are."""
+    found = points.find_points(ko := compile_object(tmp_path, f"-ffile-prefix-map={tmp_path}=."))
+    lines = {place.line for place in points.read_places(ko, found).values()}
+    assert {"a.c:8", "a.c:9"} <= lines
+
+
 def test_line_is_unknown_without_debug_information(tmp_path: Path) -> None:
     ko = compile_object(tmp_path, "-g0")
     found = points.find_points(ko)
