@@ -10,7 +10,6 @@ stay are boundaries still; one that was patched over is merely never reached.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,8 +208,7 @@ def read_places(
     for point, chain in zip(points, chains, strict=True):
         # The innermost line is the one that runs; its function is named where it
         # is not the one that holds the instruction.
-        # What lies below the folder that it was compiled in begins with a dot.
-        line = os.path.normpath(chain[0][1]) if chain else ""
+        line = chain[0][1] if chain else ""
         for root in roots:
             line = line.removeprefix(f"{root}/")
         places[point] = Place(line, tuple(function for function, _ in chain[:-1]))
