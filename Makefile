@@ -9,7 +9,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 WORKERS ?= 2
 
-.PHONY: all setup test test-fast lint fmt stress bench bench-sweep doctor clean
+.PHONY: all setup test test-fast lint fmt stress bench bench-sweep elsewhere doctor clean
 
 all: test
 
@@ -51,6 +51,10 @@ bench: setup
 # Hours: ten searches each of three kinds for every racy variant.
 bench-sweep: setup
 	$(PYTHON) tools/sweep_bench.py
+
+# Builds a kernel in an empty cache: the same bundle, the same bytes.
+elsewhere: setup
+	$(PYTHON) tools/elsewhere.py
 
 doctor: setup
 	$(VENV)/bin/harness doctor
