@@ -148,21 +148,48 @@ def _leaks(bench: Bench) -> Iterable[Found]:
 
 
 def _growth(bench: Bench) -> Iterable[Found]:
+    # What has grown once may be no more than the slab that a cache had at hand each time: it is
+    # told when it grows as much in twice as many lives, too.
+    first = _counted(bench, growth.LIVES, told=lambda finding: not growth.is_growth(finding.title))
+    if first.found or not first.held_back:
+        return first.found
+    return _counted(bench, 2 * growth.LIVES).found
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What a guest that counts its memory has shown."""
+
+    found: tuple[Found, ...]
+    #: Some of its findings are not among those.
+    held_back: bool
+
+
+def _counted(
+    bench: Bench, lives: int, told: Callable[[Finding], bool] = lambda finding: True
+) -> _Counted:
+    """Count memory three times, after so many lives each.
+
+    Raises:
+        Skipped: the guest has not counted it as often.
+    """
     groups = uses.groups(bench.surfaces)
-    turns = growth.LIVES * growth.COUNTS
     plan = workloads.use(
-        bench.around, groups, 1, name="growth", turns=turns, after=[growth.count_step()]
-    )
+        bench.around, groups, 1, name="growth", turns=lives * growth.COUNTS,
+        after=[growth.count_step(lives)],
+    )  # fmt: skip
     counted: list[int] = []
+    shown: list[Finding] = []
 
     def name(result: TrialResult) -> tuple[Finding, ...]:
         counted.append(len(growth.read_counts(result.evidence.console)))
-        return result.findings
+        shown.extend(result.findings)
+        return tuple(filter(told, result.findings))
 
     found = tuple(bench.run([Case(plan, 1, bench.lane, name)]))
-    if not found and counted != [growth.COUNTS]:
+    if not shown and counted != [growth.COUNTS]:
         raise Skipped(f"the guest counted its memory {sum(counted)} times of {growth.COUNTS}")
-    return found
+    return _Counted(found, held_back=not all(map(told, shown)))
 
 
 def _parameters(bench: Bench) -> Iterable[Found]:
@@ -357,8 +384,8 @@ TESTS: Final = (
     Test("users", "Users of each surface against unload.", _users),
     Test("crowd", "Users of all surfaces at once against unload.", _crowd),
     Test("leaks", f"{_LEAK_TURNS} lives with users: no leaked memory.", _leaks),
-    Test("growth", f"{growth.LIVES * growth.COUNTS} lives with users: no memory grows with them.",
-         _growth),
+    Test("growth", f"{growth.LIVES * growth.COUNTS} lives with users: no memory grows with them."
+         " Where some does, twice as many.", _growth),
     Test("pointers", f"{sweeptests.POINTER_TURNS} lives with users: nothing in the guest's memory"
          " leads to where the module was.", sweeptests.pointers),
     Test("failures", "Each allocation of load, use and unload fails once.", sweeptests.failures),

@@ -27,27 +27,38 @@ _MARK: Final = "kmod-harness-count"
 _LINE: Final = re.compile(rf"{_MARK} (\d+) (.+)".encode())
 #: They follow what else is allocated: kmemleak has an object for each.
 _FOLLOWS: Final = re.compile(r"kmemleak_.*")
+#: How the title of a finding begins.
+TITLE: Final = "grows: "
+
 _PAGES: Final = "pages"
 _PERCPU: Final = "pages of per-CPU memory"
 #: Lines to /dev/kmsg hold 992 bytes at most (LOG_LINE_MAX, kernel/printk/printk.c).
 _CACHES_A_LINE: Final = 20
 
 
-def count_step() -> dict[str, object]:
-    """Return the step of a scenario that counts, each time that LIVES lives are over.
+def is_growth(title: str) -> bool:
+    """Whether a finding is that something grows."""
+    return title.startswith(TITLE)
+
+
+def count_step(lives: int = LIVES) -> dict[str, object]:
+    """Return the step of a scenario that counts, each time that so many lives are over.
 
     Between the shrinking and the reading the shell starts nobody: a cache from which somebody
-    allocates gets a slab at hand, all of whose objects are said to be in use.
+    allocates gets a slab at hand, all of whose objects are said to be in use. For the same reason
+    all files have been opened once before the caches are shrunk for the last time, and the
+    counts' own is open.
     """
     script = "; ".join(
         (
             "n=$(($(cat /tmp/lives 2>/dev/null || echo 0) + 1))",
             "echo $n > /tmp/lives",
             # The first time, which does not count, throws out what the guest's start has left.
-            f"[ $n = 1 ] || [ $((n % {LIVES})) = 0 ] || exit 0",
+            f"[ $n = 1 ] || [ $((n % {lives})) = 0 ] || exit 0",
             # A message in ten would be dropped.
             "echo on > /proc/sys/kernel/printk_devkmsg",
             "echo 3 > /proc/sys/vm/drop_caches",
+            "exec 3< /proc/slabinfo",
             # Twice: what the first frees by RCU is in a quarantine only then.
             "for i in 1 2; do sleep 0.05; "
             "for f in /sys/kernel/slab/*/shrink; do echo 1 > $f; done; done",
@@ -55,7 +66,7 @@ def count_step() -> dict[str, object]:
             "while read -r name used rest; do i=$((i + 1))",
             '[ $i -gt 2 ] && t="$t $name $used"',
             f'[ $((i % {_CACHES_A_LINE})) = 0 ] && t="$t\n"',
-            "done < /proc/slabinfo",
+            "done <&3",
             # Free are those of each zone and those that a processor keeps at hand, which
             # MemFree leaves out; what is not yet added up is added up first.
             "cat /proc/sys/vm/stat_refresh",

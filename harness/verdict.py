@@ -180,7 +180,7 @@ def judge(
     findings += _leaks(by_name.get("leak", ()), resolve)
     findings += _residue(by_name.get("residue", ()), resolve)
     findings += [
-        Finding(Kind.LEAK, f"grows: {name}", detail)
+        Finding(Kind.LEAK, f"{growth.TITLE}{name}", detail)
         for name, detail in growth.grown(evidence.console)
     ]
     if not findings and not has_own:

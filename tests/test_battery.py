@@ -104,12 +104,12 @@ def exit_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benches, "has_exit", lambda module: True)
 
 
-def counted(times: int) -> TrialResult:
+def counted(times: int, *findings: Finding) -> TrialResult:
     """A guest that has counted its memory so often."""
     lines = [f"[ 1.0][ T1] kmod-harness-count {8 * n} dentry 5" for n in range(1, 1 + times)]
     found = result(*LIFE)
     kept = dataclasses.replace(found.evidence, console="\n".join([*lines, ""]).encode())
-    return dataclasses.replace(found, evidence=kept)
+    return dataclasses.replace(found, evidence=kept, findings=findings)
 
 
 def fine(case: Case) -> TrialResult:
@@ -517,6 +517,33 @@ def test_growth_is_counted_often_enough_or_not_looked_for() -> None:
     done = outcome(bench, "growth")
     assert done.outcome is Outcome.SKIPPED
     assert done.why == "the guest counted its memory 2 times of 3"
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_growth_is_told_when_it_goes_on_in_twice_as_many_lives(twice: bool) -> None:
+    grows = Finding(Sort.LEAK, "grows: dentry", "+12 in 8 lives, +8 in 8 lives")
+
+    def answer(case: Case) -> TrialResult:
+        if case.plan.name != "growth":
+            return fine(case)
+        first = case.plan.actors[0].repeat == growth.LIVES * growth.COUNTS
+        return counted(growth.COUNTS, *([grows] if first or twice else []))
+
+    bench = FakeBench(answer)
+    done = outcome(bench, "growth")
+    repeats = [case.plan.actors[0].repeat for case in bench.cases if case.plan.name == "growth"]
+    assert repeats == [24, 48]
+    assert "% 16)) = 0" in str(bench.cases[-1].plan)
+    assert done.outcome is (Outcome.FINDING if twice else Outcome.PASS)
+    assert [one.finding for one in done.found] == ([grows] if twice else [])
+
+
+def test_what_else_a_guest_that_counts_shows_is_told_at_once() -> None:
+    shown = (Finding(Sort.LEAK, "grows: dentry"), Finding(Sort.SPLAT, "WARNING in m_exit"))
+    bench = FakeBench(lambda case: counted(1, *shown) if case.plan.name == "growth" else fine(case))
+    done = outcome(bench, "growth")
+    assert [one.finding.title for one in done.found] == ["WARNING in m_exit"]
+    assert [case.plan.name for case in bench.cases].count("growth") == 1
 
 
 def test_what_cannot_be_used_is_said_by_load() -> None:
