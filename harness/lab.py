@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from harness import (
     accel,
@@ -57,9 +57,9 @@ from harness.trial import Trial, TrialResult, TrialSpec, collect, judge, run_tri
 Progress = Callable[[str, float | None], None]
 
 #: How long a guest rests before its memory is looked through. RCU, work items and lists of free
-#: pages need a fraction of a second; since 6.2 kfree_rcu() keeps what it was given for up to 5 s
-#: (KFREE_DRAIN_JIFFIES, kernel/rcu/tree.c).
-_SETTLE_US = ((6, 2), 1_000_000, 6_000_000)
+#: pages need a fraction of a second; kfree_rcu() keeps what it was given for up to 5 s since 6.2,
+#: and in series of before that have got this, such as 6.1 (KFREE_DRAIN_JIFFIES, kernel/rcu/tree.c).
+SETTLE_US: Final = 6_000_000
 
 
 def _quiet(what: str, done: float | None) -> None:
@@ -253,7 +253,7 @@ class Lab:
         if scan:
             kernel = self.kernel(subject.kernel, subject.profile)
             kernels.require_vmlinux(kernel)
-            compiled = dataclasses.replace(compiled, settle_us=settle_us(kernel))
+            compiled = dataclasses.replace(compiled, settle_us=SETTLE_US)
         return self._trial(subject, plan, compiled)
 
     @functools.cache  # noqa: B019
@@ -437,13 +437,6 @@ class Lab:
 def _bindings(subject: Subject) -> dict[str, str]:
     """Return the values that a subject has for a scenario's names."""
     return {"mnt": "/mnt", **module_bindings(subject.module), **_surface_bindings(subject.family)}
-
-
-def settle_us(kernel: Kernel) -> int:
-    """Return how long a kernel takes to free what was given up."""
-    since, before, after = _SETTLE_US
-    version = tuple(int(number) for number in re.findall(r"\d+", kernel.release)[:2])
-    return before if version < since else after
 
 
 def _needs(module: Module) -> dict[str, list[str]]:

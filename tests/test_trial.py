@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import kernels, lab, report, trial
+from harness import kernels, report, trial
 from harness.errors import GuestError, UsageError
 from harness.kernels import Kernel
 from harness.machine import EXECUTOR_DONE, Lane
@@ -102,12 +102,3 @@ def test_kernel_without_debug_information_says_so() -> None:
     with pytest.raises(UsageError, match=r"kernel 6\.1-kasan has no debug information"):
         kernels.require_vmlinux(KERNEL)
     assert kernels.require_vmlinux(replace(KERNEL, vmlinux=Path("v"))) == Path("v")
-
-
-@pytest.mark.parametrize(
-    ("release", "settle_us"),
-    [("5.10.262-kasan", 1_000_000), ("6.1.9-kasan", 1_000_000), ("6.2.0", 6_000_000),
-     ("6.12.117-kasan", 6_000_000), ("7.2.13-kasan", 6_000_000)],
-)  # fmt: skip
-def test_guest_rests_as_long_as_its_kernel_keeps_things(release: str, settle_us: int) -> None:
-    assert lab.settle_us(replace(KERNEL, release=release)) == settle_us

@@ -13,6 +13,7 @@
 #include <linux/module.h>
 #include <linux/notifier.h>
 #include <linux/percpu.h>
+#include <linux/rcupdate.h>
 #include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
@@ -26,6 +27,7 @@ extern struct list_head crypto_alg_list;
 
 static int kept_kmalloc, kept_large, kept_pool, kept_vmalloc, kept_page, kept_private, kept_percpu;
 static int freed_kmalloc, freed_large, freed_pool, freed_vmalloc, freed_page, freed_percpu;
+static int freed_later;
 
 static struct list_head kept_in_list;
 static struct kmem_cache *pool;
@@ -106,6 +108,21 @@ static noinline void leave_percpu(void)
 	free_percpu(freed);
 }
 
+struct given_to_rcu {
+	void *room[OBJECT / sizeof(void *)];
+	struct rcu_head rcu;
+};
+
+/* What is to be freed waits for others of its kind, for seconds. */
+static noinline void leave_rcu(void)
+{
+	struct given_to_rcu *freed = kmalloc(sizeof(*freed), GFP_KERNEL);
+
+	leave(freed, &freed_later);
+	if (freed)
+		kfree_rcu(freed, rcu);
+}
+
 static int __init leaver_init(void)
 {
 	pool = kmem_cache_create("leaver_pool", OBJECT, 0, 0, pool_ctor);
@@ -118,6 +135,7 @@ static void __exit leaver_exit(void)
 	leave_pages();
 	leave_vmalloc();
 	leave_percpu();
+	leave_rcu();
 	schedule_work(&done_work);
 	flush_work(&done_work);
 	list_add_tail(&kept_in_list, &crypto_alg_list);
