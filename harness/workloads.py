@@ -275,6 +275,8 @@ def forced(around: Around) -> Scenario:
 SANE: Final = (
     "ok", "EINVAL", "ERANGE", "EDOM", "ENOENT", "ENODEV", "ENXIO", "EBUSY", "EEXIST", "ENOMEM",
     "EPERM", "EACCES", "EOPNOTSUPP", "E2BIG", "EFBIG", "ENOSPC", "EOVERFLOW", "ENAMETOOLONG",
+    # A text may be the name of a file.
+    "EISDIR", "ENOTDIR", "EROFS",
 )  # fmt: skip
 _BOUNDS: Final = {
     "byte": (0, 255), "short": (-(2**15), 2**15 - 1), "ushort": (0, 2**16 - 1),

@@ -289,6 +289,13 @@ def test_boundaries_of_a_type(kind: str, some: tuple[str, ...]) -> None:
     assert len(set(values)) == len(values)
 
 
+def test_text_that_names_a_folder_may_be_refused_as_one() -> None:
+    """As by a module that writes to the file it is told."""
+    program = compiled(workloads.parameter(NOTHING, "path", "charp"))
+    loads = [op for op in ops_of(program) if op.name == "finit_module"]
+    assert all({"EISDIR", "ENOTDIR"} <= set(op.expect) for op in loads[1:])
+
+
 def test_parameters_come_after_those_of_every_load() -> None:
     program = compiled(workloads.parameter(Around(parameters="a=1"), "p", "bool"))
     params = [op.args[1] for op in ops_of(program) if op.name == "finit_module"]
