@@ -191,7 +191,7 @@ def test_the_default_kernel_is_named_by_the_same_inputs_as_ever(
         '{"name": "linux-source-6.1", "version": "1", "sha256": "ab", "size_bytes": 1}'
     )
     inputs = {
-        "recipe": "1",
+        "recipe": "2",
         "name": "6.1",
         "profile": "kasan",
         "options": json.dumps(recipe.options),
