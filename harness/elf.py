@@ -21,7 +21,8 @@ from harness.errors import UsageError
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
 _SHT_SYMTAB = 2
 _SHN_UNDEF = 0
-_STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
+_STT_NOTYPE, _STT_OBJECT, _STT_FUNC, _STT_FILE = 0, 1, 2, 4
+_STB_LOCAL = 0
 _ET_REL = 1
 _MACHINES = {3: "i386", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "riscv"}
 
@@ -118,6 +119,36 @@ def read_section(path: Path, name: str) -> bytes:
             if section.name == name:
                 return data[section.offset : section.offset + section.size]
     return b""
+
+
+def find_file(path: Path, name: str, value: int) -> str | None:
+    """Return the source file of a symbol that several files may have, without its folder.
+
+    None for what is not there, and for what is not a file's own: a table has the name of each
+    file before its local symbols.
+
+    Raises:
+        UsageError: it cannot be read, or is no ELF file.
+    """
+    with _open(path) as data:
+        head = _head(path, data)
+        table = next((h for h in head.headers if h[1] == _SHT_SYMTAB), None)
+        if table is None:
+            return None
+        form, (name_at, value_at, info_at, _) = _SYMBOL["64" if head.wide else "32"]
+        strings = head.headers[table[6]][4]
+        entry = struct.Struct(head.order + form)
+        at = None
+        for fields in entry.iter_unpack(data[table[4] : table[4] + table[5]]):
+            kind, binding = fields[info_at] & 0xF, fields[info_at] >> 4
+            if kind == _STT_FILE:
+                at = fields[name_at]
+                continue
+            if fields[value_at] != value or binding != _STB_LOCAL or at is None:
+                continue
+            if _string(data, strings + fields[name_at]) == name:
+                return _string(data, strings + at) or None
+    return None
 
 
 # A kernel's symbol table takes a third of a second to read, and each report needs it.

@@ -40,7 +40,7 @@ from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.sched import idle_task
 from drgn.helpers.linux.slab import slab_object_info
 
-from harness import memtypes
+from harness import elf, memtypes
 from harness.errors import GuestError
 from harness.mempages import PAGE_SHIFT, PAGE_SIZE, walk
 from harness.mempercpu import PerCpu
@@ -112,6 +112,7 @@ class Memory:
         except (*_UNREADABLE, drgn.MissingDebugInfoError, OSError) as error:
             raise GuestError(f"the guest's memory does not fit {vmlinux.name}: {error}") from error
         self.prog = prog
+        self._vmlinux = vmlinux
         # Not functools.cache: that would keep each memory for as long as this process.
         self._variables: dict[tuple[str, int], drgn.Type | None] = {}
         self._waiting: dict[int, frozenset[int]] = {}
@@ -296,15 +297,21 @@ class Memory:
         dead = memtypes.why_record(name) or memtypes.why_record_field(name + field.path)
         return Holder(name + field.path, detail, dead, field, base)
 
+    def _variable(self, name: str, file: str | None) -> drgn.Object | None:
+        with contextlib.suppress(LookupError):
+            return self.prog.variable(name, file)
+        return None
+
     def _variable_type(self, name: str, known: int) -> drgn.Type | None:
         if (name, known) not in self._variables:
-            type_ = None
-            with contextlib.suppress(LookupError):
-                variable = self.prog.variable(name)
-                # Static variables share names: the type of one says nothing of the others.
-                if variable.address_ == known:
-                    type_ = variable.type_
-            self._variables[name, known] = type_
+            # Static variables share names: the type of one says nothing of the others, and which
+            # one drgn finds first is chance.
+            found = self._variable(name, None)
+            if found is not None and found.address_ != known:
+                file = elf.find_file(self._vmlinux, name, known)
+                found = None if file is None else self._variable(name, file)
+            ours = found is not None and found.address_ == known
+            self._variables[name, known] = found.type_ if found is not None and ours else None
         return self._variables[name, known]
 
     def _reserved(self, at: int, address: int) -> Holder:

@@ -36,6 +36,28 @@ def test_functions_are_found_by_name_and_by_place(tmp_path: Path) -> None:
     assert file.find(99, 0) is None
 
 
+def test_file_of_a_variable_whose_name_is_anothers_too(tmp_path: Path) -> None:
+    text = "static int alg[4]; int *{0}(void) {{ return alg; }} int of_{0};"
+    objects = [
+        compile_object(tmp_path, source=text.format(name), name=name) for name in ("one", "two")
+    ]
+    linked = tmp_path / "linked"
+    argv = ["gcc", "-nostdlib", "-static", "-Wl,-e,0", "-o", str(linked), *map(str, objects)]
+    proc.run(argv, deadline=Deadline.after(60))
+    shown = proc.run(["nm", str(linked)], deadline=Deadline.after(60)).stdout.decode().split("\n")
+    places = {line[19:]: [] for line in shown if line}  # type: dict[str, list[int]]
+    for line in filter(None, shown):
+        places[line[19:]].append(int(line[:16], 16))
+    files = {elf.find_file(linked, "alg", value) for value in places["alg"]}
+    assert files == {"one.c", "two.c"}
+    # Of all files, and not there.
+    assert elf.find_file(linked, "of_one", places["of_one"][0]) is None
+    assert elf.find_file(linked, "alg", places["of_one"][0]) is None
+    (tmp_path / "no").write_text("no")
+    with pytest.raises(UsageError, match="not an ELF file"):
+        elf.find_file(tmp_path / "no", "alg", 0)
+
+
 def test_span_reaches_to_the_next_function(tmp_path: Path) -> None:
     file = elf.load(compile_object(tmp_path))
     text = sorted(
