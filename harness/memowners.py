@@ -297,22 +297,23 @@ class Memory:
         dead = memtypes.why_record(name) or memtypes.why_record_field(name + field.path)
         return Holder(name + field.path, detail, dead, field, base)
 
-    def _variable(self, name: str, file: str | None) -> drgn.Object | None:
-        with contextlib.suppress(LookupError):
-            return self.prog.variable(name, file)
-        return None
-
     def _variable_type(self, name: str, known: int) -> drgn.Type | None:
         if (name, known) not in self._variables:
             # Static variables share names: the type of one says nothing of the others, and which
             # one drgn finds first is chance.
-            found = self._variable(name, None)
-            if found is not None and found.address_ != known:
-                file = elf.find_file(self._vmlinux, name, known)
-                found = None if file is None else self._variable(name, file)
-            ours = found is not None and found.address_ == known
-            self._variables[name, known] = found.type_ if found is not None and ours else None
+            type_ = self._type_at(name, None, known)
+            if type_ is None:
+                type_ = self._type_at(name, elf.find_file(self._vmlinux, name, known), known)
+            self._variables[name, known] = type_
         return self._variables[name, known]
+
+    def _type_at(self, name: str, file: str | None, known: int) -> drgn.Type | None:
+        """Return the type of a variable, if it is the one that lies at an address."""
+        with contextlib.suppress(LookupError):
+            variable = self.prog.variable(name, file)
+            if variable.address_ == known:
+                return variable.type_
+        return None
 
     def _reserved(self, at: int, address: int) -> Holder:
         """Return the holder of memory that was taken before there was an allocator."""
