@@ -160,8 +160,7 @@ def made_of(trial: Trial) -> dict[str, str]:
         "kernel source": base.kernel.version,
         "kernel release": base.kernel.release,
         "kernel configuration": base.kernel.config_sha256,
-        # KASAN's records of variables hold file names as the compiler was given them, so that
-        # the same sources make another kernel in another place.
+        # What is named by its inputs may still be another one, by one that nobody thought of.
         "kernel image": store.digest_file(base.kernel.bzimage),
         "compiler": base.kernel.compiler,
         "image": base.image.key,

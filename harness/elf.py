@@ -132,14 +132,13 @@ def find_file(path: Path, name: str, value: int) -> str | None:
     """
     with _open(path) as data:
         head = _head(path, data)
-        table = next((h for h in head.headers if h[1] == _SHT_SYMTAB), None)
+        table = _symbol_table(head)
         if table is None:
             return None
-        form, (name_at, value_at, info_at, _) = _SYMBOL["64" if head.wide else "32"]
         strings = head.headers[table[6]][4]
-        entry = struct.Struct(head.order + form)
+        entries, (name_at, value_at, info_at, _) = _entries(data, table, _form(head))
         at = None
-        for fields in entry.iter_unpack(data[table[4] : table[4] + table[5]]):
+        for fields in entries:
             kind, binding = fields[info_at] & 0xF, fields[info_at] >> 4
             if kind == _STT_FILE:
                 at = fields[name_at]
@@ -204,7 +203,7 @@ def _head(path: Path, data: mmap.mmap) -> _Head:
 def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     head = _head(path, data)
     headers, sections, kind = head.headers, head.sections, head.kind
-    table = next((h for h in headers if h[1] == _SHT_SYMTAB), None)
+    table = _symbol_table(head)
     if table is None:
         raise UsageError(f"{path}: has no symbol table", hint="use the file that was not stripped")
     wanted = frozenset(
@@ -213,7 +212,7 @@ def _parse(path: Path, data: mmap.mmap, variables: bool) -> Elf:
     )  # fmt: skip
     kinds = (_STT_NOTYPE, _STT_OBJECT, _STT_FUNC) if variables else (_STT_NOTYPE, _STT_FUNC)
     strings_at = headers[table[6]][4]
-    form = head.order + ("64" if head.wide else "32")
+    form = _form(head)
     symbols = _symbols(data, table, strings_at, wanted, kinds, form)
     by_section = _spans(symbols, sections, relocatable=kind == _ET_REL)
     undefined: frozenset[str] = frozenset()
@@ -236,16 +235,34 @@ def _string(data: mmap.mmap, at: int) -> str:
 _SYMBOL = {"64": ("IBBHQQ", (0, 4, 1, 3)), "32": ("IIIBBH", (0, 1, 3, 5))}
 
 
+def _symbol_table(head: _Head) -> tuple[int, ...] | None:
+    return next((header for header in head.headers if header[1] == _SHT_SYMTAB), None)
+
+
+def _form(head: _Head) -> str:
+    """Return the order and the width of a file's symbols."""
+    return head.order + ("64" if head.wide else "32")
+
+
+def _entries(
+    data: mmap.mmap, table: tuple[int, ...], form: str
+) -> tuple[Iterator[tuple[int, ...]], tuple[int, int, int, int]]:
+    """Return a table's symbols, and where in one are its name, value, type and section."""
+    layout, places = _SYMBOL[form[1:]]
+    entry = struct.Struct(form[0] + layout)
+    return entry.iter_unpack(
+        data[table[4] : table[4] + table[5] // entry.size * entry.size]
+    ), places
+
+
 def _symbols(
     data: mmap.mmap, table: tuple[int, ...], strings: int, wanted: frozenset[int],
     kinds: tuple[int, ...], kind: str,
 ) -> list[tuple[str, int, int]]:  # fmt: skip
     """Name, value and section of each function; labels of assembly code are functions too."""
-    form, (name_at, value_at, info_at, section_at) = _SYMBOL[kind[1:]]
-    entry = struct.Struct(kind[0] + form)
-    raw = data[table[4] : table[4] + table[5] // entry.size * entry.size]
+    entries, (name_at, value_at, info_at, section_at) = _entries(data, table, kind)
     found = []
-    for fields in entry.iter_unpack(raw):
+    for fields in entries:
         if fields[section_at] in wanted and fields[info_at] & 0xF in kinds:
             name = _string(data, strings + fields[name_at])
             # The assembler's own labels are no functions, nor is what precedes one.

@@ -108,8 +108,8 @@ class Kernel:
 
     @property
     def build(self) -> Path:
-        """The build tree that modules compile against."""
-        return self.path / "build"
+        """The build tree that modules compile against, by the name that make has for it."""
+        return (self.path / "build").resolve()
 
 
 def read_config(kernel: Kernel) -> dict[str, str]:
@@ -410,11 +410,12 @@ def _link_source(source: Path, tree: Path) -> None:
     The kernel's Makefile calls its source ``..`` there and nowhere else. KASAN keeps the names
     of files beside their variables, in what is loaded, and no prefix map changes those: called
     by its whole path, a source gave another kernel in each other folder.
+
+    Args:
+        tree: without a link in its path, for those in it are relative.
     """
     tree.mkdir(parents=True)
-    # Links above either of them change nothing.
-    source, tree = source.resolve(), tree.resolve()
-    for path in source.iterdir():
+    for path in source.resolve().iterdir():
         if path.name not in ("build", CACHE_LINK):
             (tree / path.name).symlink_to(os.path.relpath(path, tree))
 

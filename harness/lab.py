@@ -528,6 +528,6 @@ def decode_text(text: str, kernel: Kernel, lives: Sequence[symbolise.ModuleLife]
     text = symbolise.decode(text, vmlinux=kernel.vmlinux, modules=lives)
     # Assembly files are named in full, and a module's after the folder that it was
     # compiled from; where this machine keeps them is nobody's business.
-    for folder in (kernel.source, kernel.build.resolve(), kernel.build):
+    for folder in (kernel.source, kernel.build):
         text = text.replace(f"{folder}/", "")
     return text

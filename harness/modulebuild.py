@@ -196,7 +196,7 @@ def _seen_from(kernel: Kernel, place: Path) -> str:
     """
     if _series(kernel) >= _IN_MODULE:
         return str(place)
-    build = kernel.build.resolve()
+    build = kernel.build
     tops = [build]
     if (build / "source").is_dir():
         tops.append((build / "source").resolve())
@@ -217,7 +217,7 @@ def _series(kernel: Kernel) -> tuple[int, ...]:
 
 def _prefix_maps(kernel: Kernel, tree: Path) -> str:
     """Return the compiler's options that leave this machine's folders out of a module."""
-    build = kernel.build.resolve()
+    build = kernel.build
     # Of several that fit, the last one counts.
     folders = {
         f"{build.parent}/": "",

@@ -155,9 +155,7 @@ def build_with_dependents(
 
 
 def _is_own(family: Family, kernel: Kernel) -> bool:
-    return family.folder.suffix == ".ko" and family.folder.resolve().is_relative_to(
-        kernel.build.resolve()
-    )
+    return family.folder.suffix == ".ko" and family.folder.resolve().is_relative_to(kernel.build)
 
 
 def _take(

@@ -87,7 +87,7 @@ def sweep(arguments: argparse.Namespace) -> ExitStatus:
             for title, found in done.found.items()
         }
         places = points.read_places(
-            subject.target.ko, done.points, roots=(kernel.build.resolve(), kernel.source)
+            subject.target.ko, done.points, roots=(kernel.build, kernel.source)
         )
     document = sweeptext.document(done, places, kept)
     if str(arguments.json) != "-":
